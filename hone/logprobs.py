@@ -1,0 +1,143 @@
+"""The log-probability of every trained token, through the model's own head, without ever holding all logits.
+
+Hidden states are projected onto the vocabulary only at trained positions and in chunks. Called by `models.py`; losses see
+only the result. Entropy joins here when a method asks for it.
+
+Shapes: P trained positions, D hidden size, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+CHUNK_ELEMENTS = 4 * 2**20  # logits held at once: 128 positions of a 32,000 vocabulary
+SMALLEST_PROBABILITY = 1e-30  # below it the logarithm of a rounded probability is no longer exact
+
+
+@dataclass(frozen=True)
+class Head:
+    """A model's projection: logits = softcap(scale * (hidden @ weight.T + bias)).
+
+    weight_VD, bias_V: parameters of the output layer. scale: Granite divides, Cohere multiplies its logits.
+    softcap: c in c * tanh(logits / c) (Gemma 2, arXiv:2408.00118, section 2).
+    """
+
+    weight_VD: torch.Tensor
+    bias_V: torch.Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+def compute_logprobs(
+    hidden_PD: torch.Tensor, targets_P: torch.Tensor, head: Head, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """Log-probabilities (P,) in fp32 (fp64 for fp64 models), differentiable in hidden states and head.
+
+    dtype: the number format of the products; the hidden states' own when left out.
+    """
+    dtype = dtype or hidden_PD.dtype
+    return _Logprobs.apply(hidden_PD, head.weight_VD, head.bias_V, targets_P, head, dtype)
+
+
+def _project(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, head: Head
+) -> torch.Tensor:
+    logits = F.linear(hidden, weight, bias)
+    if head.scale != 1.0:
+        logits = logits * head.scale
+    return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
+
+
+def _softmax(logits: torch.Tensor) -> torch.Tensor:
+    return torch.softmax(
+        logits, dim=-1, dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32
+    )
+
+
+def _log_chosen(
+    probabilities: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """log p(target): the logarithm of the probability, which saves a pass over the logits, where it is not too small."""
+    chosen = probabilities.gather(1, targets[:, None])[:, 0]
+    logprobs = chosen.log()
+    small = (chosen < SMALLEST_PROBABILITY).nonzero()[:, 0]
+    if len(small):
+        exact = logits[small].to(logprobs.dtype).log_softmax(-1)
+        logprobs[small] = exact.gather(1, targets[small, None])[:, 0]
+    return logprobs
+
+
+def _descent(
+    probabilities: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, head: Head
+) -> torch.Tensor:
+    """-d log p(target) / d (hidden @ weight.T) = softmax - one-hot, through soft-cap and scale; in place."""
+    probabilities[torch.arange(len(targets), device=targets.device), targets] -= 1
+    if head.softcap is not None:
+        probabilities.mul_(1 - (logits / head.softcap) ** 2)
+    return probabilities if head.scale == 1.0 else probabilities.mul_(head.scale)
+
+
+class _Logprobs(torch.autograd.Function):
+    """With a frozen head the gradient's direction is taken in the forward pass, while the logits are there: each
+    log-probability depends on its own hidden state only, so backward is one multiplication per position. A trained head
+    needs the upstream gradient for its own, and computes the logits again instead.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_PD: torch.Tensor,
+        weight_VD: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        targets_P: torch.Tensor,
+        head: Head,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        in_forward = ctx.needs_input_grad[0] and not trains_head
+        ctx.head, ctx.dtype = head, dtype
+        ctx.size = max(1, CHUNK_ELEMENTS // weight_VD.shape[0])
+        logprobs, slopes = [], []
+        with torch.autocast(hidden_PD.device.type, enabled=False):
+            weight = weight_VD.to(dtype)
+            bias = None if bias_V is None else bias_V.to(dtype)
+            chunks = zip(hidden_PD.split(ctx.size), targets_P.split(ctx.size), strict=True)
+            for hidden, targets in chunks:
+                logits = _project(hidden.to(dtype), weight, bias, head)
+                probabilities = _softmax(logits)
+                logprobs.append(_log_chosen(probabilities, logits, targets))
+                if in_forward:
+                    descent = _descent(probabilities, logits, targets, head).to(dtype)
+                    slopes.append((descent @ weight).to(hidden_PD.dtype))
+        if in_forward:
+            ctx.save_for_backward(torch.cat(slopes))
+        elif trains_head:
+            ctx.save_for_backward(hidden_PD, weight_VD, bias_V, targets_P)
+        ctx.in_forward = in_forward
+        return torch.cat(logprobs)
+
+    @staticmethod
+    def backward(ctx: Any, grad_P: torch.Tensor) -> Any:  # type: ignore[override]
+        if ctx.in_forward:
+            (slopes_PD,) = ctx.saved_tensors
+            return (slopes_PD * -grad_P[:, None].to(slopes_PD.dtype), *(None,) * 5)
+        hidden_PD, weight_VD, bias_V, targets_P = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden_PD)
+        grad_weight = torch.zeros_like(weight_VD)
+        grad_bias = None if bias_V is None else torch.zeros_like(bias_V)
+        with torch.autocast(hidden_PD.device.type, enabled=False):
+            weight = weight_VD.to(ctx.dtype)
+            bias = None if bias_V is None else bias_V.to(ctx.dtype)
+            for start in range(0, len(targets_P), ctx.size):
+                rows = slice(start, start + ctx.size)
+                hidden = hidden_PD[rows].to(ctx.dtype)
+                logits = _project(hidden, weight, bias, ctx.head)
+                descent = _descent(_softmax(logits), logits, targets_P[rows], ctx.head)
+                gradient = descent.mul_(-grad_P[rows, None]).to(ctx.dtype)
+                grad_hidden[rows] = (gradient @ weight).to(hidden_PD.dtype)
+                grad_weight += (gradient.T @ hidden).to(grad_weight.dtype)
+                if grad_bias is not None:
+                    grad_bias += gradient.sum(0).to(grad_bias.dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None, None

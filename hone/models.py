@@ -1,0 +1,303 @@
+"""A causal language model as the engine sees it: load, probe, log-probabilities of a batch, save.
+
+`load_model` reads transformers' own files; `LanguageModel` joins the module with its layout and its head. What is unusual
+about a model (attention rules, logit scales, positions) is found here, by probing it against plain forwards of itself.
+"""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from hone.attention import FOREST, UnsupportedAttention, forest_layout
+from hone.device import Precision, total_memory_bytes
+from hone.errors import UserError
+from hone.forest import Batch, count_step, make_batch
+from hone.logprobs import Head, compute_logprobs
+from hone.recipe.schema import TrainingStage
+from hone.records import Sample, Segment
+
+# Relative distance of hidden states and log-probabilities up to which two ways of computing them count as the same.
+# fp64 models still compute norms and positions in fp32.
+PROBE_LIMIT = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 1e-2}
+
+# More tokens at once are no faster on a CPU (docs/log.md) and take more memory.
+LARGEST_BUDGET = {"cpu": 1024, "cuda": 16384}
+
+
+@dataclass
+class LanguageModel:
+    """module: the model, wrapped by PEFT where adapters are trained. layout: how its batches must lie.
+
+    layout is "forest", "padded" or "alone" (padded, one path at a time); layout_reason says why it is not the forest.
+    """
+
+    module: PreTrainedModel | PeftModel
+    head: Head
+    precision: Precision
+    layout: str = "forest"
+    layout_reason: str = ""
+
+    @property
+    def causal(self) -> PreTrainedModel:
+        """The transformers model with its head, adapters included where there are any."""
+        return self.module.get_base_model() if isinstance(self.module, PeftModel) else self.module  # type: ignore[return-value]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return self.head.weight_VD.device
+
+    def trainable(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and parameters that are trained, in the model's order."""
+        return [(n, p) for n, p in self.module.named_parameters() if p.requires_grad]
+
+    def make_batch(self, samples: list[Sample], **keywords: Any) -> Batch:
+        """Lay samples out as this model needs them."""
+        return make_batch(samples, padded=self.layout != "forest", **keywords).to(self.device)
+
+    @contextmanager
+    def laid_out(self, batch: Batch) -> Iterator[None]:
+        """Around the forward and the backward of one batch."""
+        with forest_layout(batch.spans):
+            yield
+
+    def logprobs(self, batch: Batch) -> torch.Tensor:
+        """Log-probability of each trained token, (P,); call inside `laid_out`."""
+        hidden = self.hidden(batch)
+        chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.sources_P)
+        return compute_logprobs(chosen, batch.targets_P, self.head, dtype=self.precision.compute)
+
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        """Final hidden states (R, T, D), the last norm included."""
+        backbone = self.causal.base_model
+        known = inspect.signature(backbone.forward).parameters
+        inputs = {
+            "position_ids": batch.position_ids,
+            "attention_mask": batch.attention_mask,
+            "use_cache": False,
+        }
+        inputs = {name: value for name, value in inputs.items() if name in known}
+        cast = (
+            torch.autocast(self.device.type, dtype=self.precision.compute)
+            if self.precision.casts
+            else nullcontext()
+        )
+        with cast:
+            return backbone(input_ids=batch.input_ids, **inputs)[0]
+
+
+def find_head(model: PreTrainedModel) -> Head:
+    """The projection of a transformers model, with what its configuration says about logits."""
+    layer = model.get_output_embeddings()
+    if not isinstance(layer, nn.Linear):
+        raise UserError(
+            f"the output head of this model is a {type(layer).__name__}; expected a linear layer",
+            hint="choose a causal language model (AutoModelForCausalLM)",
+        )
+    config = model.config.get_text_config()
+    divided = getattr(config, "logits_scaling", None)
+    multiplied = getattr(config, "logit_scale", None)
+    return Head(
+        weight_VD=layer.weight,
+        bias_V=layer.bias,
+        scale=(multiplied or 1.0) / (divided or 1.0),
+        softcap=getattr(config, "final_logit_softcapping", None),
+    )
+
+
+def load_model(
+    source: str, precision: Precision, device: torch.device, *, layout: str = "auto"
+) -> LanguageModel:
+    """Load a base model (folder or Hub id) and find the layout it can use.
+
+    Raises UserError for a source that is no causal language model, or a head that Hone does not reproduce.
+    """
+    module = read_weights(source, precision.weights).to(device)
+    return join_model(module, precision, layout=layout)
+
+
+def read_weights(source: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The transformers model of a folder or Hub id; safetensors only, no remote code."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f'cannot load the model "{source}": {first}',
+            hint="expected a Hub id, or a folder with config.json and *.safetensors of a causal language model",
+        ) from error
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or Hub id."""
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f'cannot load the tokenizer of "{source}": {first}',
+            hint="expected tokenizer.json and tokenizer_config.json in the model's folder",
+        ) from error
+
+
+def join_model(module: PreTrainedModel, precision: Precision, *, layout: str = "auto") -> LanguageModel:
+    """Join a loaded module with its head, and probe which layout computes what plain forwards compute."""
+    module.eval()
+    model = LanguageModel(module, find_head(module), precision)
+    expected = _plain_logprobs(module, model.device)
+    reason = "set in the recipe" if layout == "padded" else _try_forest(model, expected)
+    if layout == "forest" and reason:
+        raise UserError(
+            f"layout: the forest does not compute what this model computes: {reason}",
+            hint="set `layout: auto` to use the padded layout for this model",
+            exit_code=2,
+        )
+    if reason:
+        module.set_attn_implementation("sdpa" if module._supports_sdpa else "eager")
+        model.layout, model.layout_reason = "padded", reason
+        _check_head(model, expected)
+    if _rope_depends_on_length(module.config):
+        model.layout = "alone"
+        model.layout_reason = "its rotary positions depend on the length of the sample"
+    return model
+
+
+def _try_forest(model: LanguageModel, expected: torch.Tensor) -> str:
+    """Switch to the forest's attention and compare; returns why it cannot be used, or ""."""
+    try:
+        model.causal.set_attn_implementation(FOREST)
+        distance = _relative(_batch_logprobs(model), expected)
+    except (UnsupportedAttention, ValueError, TypeError, AttributeError) as error:
+        return str(error).splitlines()[0]
+    except AssertionError:
+        return "it does not call transformers' attention interface"
+    limit = PROBE_LIMIT[model.precision.compute]
+    if distance <= limit:
+        return ""
+    return f"log-probabilities differ from plain forwards by {distance:.1e} (limit {limit:.0e})"
+
+
+def _check_head(model: LanguageModel, expected: torch.Tensor) -> None:
+    distance = _relative(_batch_logprobs(model), expected)
+    if distance > PROBE_LIMIT[model.precision.compute]:
+        raise UserError(
+            f"cannot reproduce the log-probabilities of this {model.causal.config.model_type} model: they differ "
+            f"from its own forward by {distance:.1e}",
+            hint="its output head does something that Hone does not know; please report the model",
+        )
+
+
+def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Distance of log-probabilities against the spread of the expected ones."""
+    found, expected = found.double().cpu(), expected.double().cpu()
+    distance = ((found - expected).norm() / (expected - expected.mean()).norm().clamp_min(1e-12)).item()
+    return distance if distance == distance else float("inf")
+
+
+def _probe_samples(vocabulary: int) -> list[Sample]:
+    """A prompt with two completions, one of which has a child of its own, and a second tree."""
+    draw = np.random.Generator(np.random.Philox(7))
+
+    def segment(length: int, parent: int) -> Segment:
+        tokens = draw.integers(0, vocabulary, length).astype(np.int32)
+        return Segment(tokens, np.ones(length, dtype=bool), parent)
+
+    first = (segment(7, -1), segment(5, 0), segment(3, 1), segment(4, 0))
+    return [Sample(0, first), Sample(1, (segment(9, -1),))]
+
+
+def _batch_logprobs(model: LanguageModel) -> torch.Tensor:
+    samples = _probe_samples(model.head.weight_VD.shape[0])
+    batch = model.make_batch(samples, counts=count_step(samples))
+    with torch.no_grad(), model.laid_out(batch):
+        found = model.logprobs(batch)
+    order = torch.argsort(batch.targets_P * 1000 + batch.samples_P, stable=True)
+    return found[order]
+
+
+def _plain_logprobs(module: PreTrainedModel, device: torch.device) -> torch.Tensor:
+    """The same log-probabilities from the module's own forward, one unpadded path at a time."""
+    samples = _probe_samples(module.get_output_embeddings().weight.shape[0])
+    rows, targets, owners = [], [], []
+    for sample in samples:
+        batch = make_batch([sample], count_step([sample]), padded=True)
+        for n in range(len(batch.input_ids)):
+            length = int(batch.attention_mask[n].sum())  # type: ignore[index]
+            width = batch.input_ids.shape[1]
+            mine = batch.sources_P // width == n
+            with torch.no_grad():
+                logits = module(input_ids=batch.input_ids[n : n + 1, :length].to(device)).logits[0]
+            chosen = logits.double().log_softmax(-1)[(batch.sources_P[mine] % width).to(device)]
+            rows.append(chosen.gather(1, batch.targets_P[mine].to(device)[:, None])[:, 0])
+            targets.append(batch.targets_P[mine])
+            owners.append(torch.full((int(mine.sum()),), sample.index))
+    order = torch.argsort(torch.cat(targets) * 1000 + torch.cat(owners), stable=True)
+    return torch.cat(rows)[order.to(device)]
+
+
+def _rope_depends_on_length(config: Any) -> bool:
+    """True for rotary scalings that read the longest position of the row (longrope, dynamic)."""
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    parts = rope.values() if any(isinstance(v, dict) for v in rope.values()) else [rope]
+    return any(
+        isinstance(part, dict) and part.get("rope_type") in ("longrope", "dynamic") for part in parts
+    )
+
+
+def choose_token_budget(
+    model: LanguageModel, settings: TrainingStage, device: torch.device
+) -> int:
+    """Tokens computed at once: what a quarter of the device's whole memory holds, between 256 and `LARGEST_BUDGET`.
+
+    The same recipe on the same machine gives the same number; what is free at the moment never enters.
+    """
+    if settings.token_budget is not None:
+        return settings.token_budget
+    config = model.causal.config.get_text_config()
+    width = config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or 4 * width
+    layers = 2 if settings.gradient_checkpointing else config.num_hidden_layers
+    element = torch.empty((), dtype=model.precision.compute).element_size()
+    # Per token and layer: inputs of the linear layers and of the norms (in fp32), and the attention's operands (in fp32).
+    per_token = layers * (element * (8 * width + 4 * inner) + 4 * 8 * width)
+    fitting = int(total_memory_bytes(device) / 4 / per_token)
+    return max(256, min(LARGEST_BUDGET[device.type], 2 ** (fitting.bit_length() - 1)))
+
+
+def new_model(architecture: str, settings: dict[str, Any]) -> PreTrainedModel:
+    """A model with random weights from torch's current seed; raises UserError for an unknown architecture or setting."""
+    try:
+        config = AutoConfig.for_model(architecture)
+    except ValueError as error:
+        raise UserError(
+            f'model.architecture: "{architecture}" is not an architecture that transformers knows',
+            hint="for example: llama, qwen3, mistral, gpt2",
+            exit_code=2,
+        ) from error
+    unknown = [name for name in settings if not hasattr(config, name)]
+    if unknown:
+        raise UserError(
+            f"model.config: {architecture} has no setting named {', '.join(unknown)}",
+            hint=f"settings: {', '.join(sorted(k for k in config.to_dict() if not k.startswith('_')))}",
+            exit_code=2,
+        )
+    return AutoModelForCausalLM.from_config(type(config)(**settings), dtype=torch.float32)
+
+
+def save_model(module: PreTrainedModel | PeftModel, folder: Path) -> None:
+    """Write weights and configuration in transformers' or PEFT's own files, the same bytes every time."""
+    if isinstance(module, PeftModel):
+        for config in module.peft_config.values():  # PEFT keeps the targets as a set, in hash order
+            config.target_modules = sorted(config.target_modules)
+    module.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # an empty form of PEFT's

@@ -1,0 +1,100 @@
+"""Parameter groups, optimizers and learning-rate schedules.
+
+The schedule is a pure function of the step, so that a resumed run needs nothing but the step's number.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+from hone.errors import UserError
+from hone.recipe.schema import AdamW, Optimizer, TrainingStage
+
+
+def decays(name: str, parameter: nn.Parameter, embeddings: set[int]) -> bool:
+    """True for matrices of linear layers and adapters; False for norms, biases and embeddings."""
+    return parameter.ndim >= 2 and id(parameter) not in embeddings and not name.endswith(".bias")
+
+
+def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
+    """The optimizer over all trained parameters of `model`, in two groups: with weight decay and without."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups = [
+        {
+            "params": [p for name, p in named if decays(name, p, embeddings) is decayed],
+            "weight_decay": settings.weight_decay if decayed else 0.0,
+        }
+        for decayed in (True, False)
+    ]
+    groups = [group for group in groups if group["params"]]
+    if isinstance(settings, AdamW):
+        return torch.optim.AdamW(
+            groups, lr=0.0, betas=settings.betas, eps=settings.epsilon, fused=True
+        )
+    return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Use `learning_rate` in every group of the next update."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def warmup_steps(settings: TrainingStage, total: int) -> int:
+    """Steps of warm-up; raises UserError when nothing would be left at the full rate."""
+    asked = settings.warmup
+    steps = asked if isinstance(asked, int) else round(asked * total)
+    if steps and steps >= total:
+        raise UserError(
+            f"warmup: {asked} gives {steps} steps of warm-up and the stage has {total}; "
+            "nothing would be trained at the full rate",
+            hint=f"expected fewer than {total} steps, for example `warmup: 0.1`",
+            exit_code=2,
+        )
+    return steps
+
+
+def make_schedule(settings: TrainingStage, total: int) -> Callable[[int], float]:
+    """The learning rate of step 1, 2, ... `total`: a linear warm-up, then `cosine`, `linear` or `constant`."""
+    warmup = warmup_steps(settings, total)
+
+    def learning_rate(step: int) -> float:
+        if step <= warmup:
+            return settings.learning_rate * step / (warmup + 1)
+        gone = (step - warmup - 1) / (total - warmup)
+        falling = {
+            "cosine": 0.5 * (1 + math.cos(math.pi * gone)),
+            "linear": 1 - gone,
+            "constant": 1.0,
+        }
+        return settings.learning_rate * falling[settings.schedule]
+
+    return learning_rate
+
+
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, nn.Parameter]]
+) -> dict[str, torch.Tensor]:
+    """The optimizer's state as named tensors: `<parameter>|<entry>`."""
+    return {
+        f"{name}|{entry}": value.contiguous()
+        for name, parameter in named
+        for entry, value in sorted(optimizer.state.get(parameter, {}).items())
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer,
+    named: Iterable[tuple[str, nn.Parameter]],
+    tensors: dict[str, torch.Tensor],
+) -> None:
+    """Put back what `optimizer_tensors` gave."""
+    parameters = dict(named)
+    for key, value in tensors.items():
+        name, _, entry = key.rpartition("|")
+        parameter = parameters[name]
+        optimizer.state[parameter][entry] = value if entry == "step" else value.to(parameter.device)

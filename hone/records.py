@@ -1,0 +1,37 @@
+"""What travels between the stages of the work: plain records, without torch.
+
+`data/` makes them, `forest.py` lays them into batches. A `Sample` is one tree of segments; for supervised data it has a
+single segment. Preference and policy samples hang several completions on one prompt.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of tokens that stands right after its parent's last token.
+
+    tokens: (L,) int32 ids. trained: (L,) bool, True where the token is a target of the loss.
+    parent: index of the parent segment in the sample, -1 for the root.
+
+    Example: Segment(tokens=array([5, 6, 7]), trained=array([False, True, True]), parent=-1)
+    """
+
+    tokens: np.ndarray
+    trained: np.ndarray
+    parent: int = -1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One tree of segments, parents before children; `index` is its row in the prepared data."""
+
+    index: int
+    segments: tuple[Segment, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all segments; a shared prompt counts once."""
+        return sum(len(segment.tokens) for segment in self.segments)

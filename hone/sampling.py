@@ -1,0 +1,151 @@
+"""Answers from a saved result: load it again, render the prompt as training did, generate.
+
+`load_artifact` opens a result, a base model or a checkpoint; `Artifact.generate_text` is used by `hone generate`, `hone
+chat` and evaluation. Generation itself is transformers' own.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import GenerationConfig, PreTrainedModel
+
+from hone.data.chat import Renderer
+from hone.models import load_tokenizer, read_weights
+from hone.signals import check_stop
+
+PROMPTS_AT_ONCE = 32
+RENDERING = "hone.json"  # beside the weights: how prompts are rendered and which tokens end an answer
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How prompts of a result are rendered: `plain` text as it stands, or as a user's message through the template."""
+
+    plain: bool
+    template: str
+    date: str | None
+    end_token_ids: list[int]
+
+    def write(self, folder: Path) -> None:
+        """Write `RENDERING` into `folder`."""
+        text = json.dumps({"schema": 1, **vars(self)}, indent=1)
+        (folder / RENDERING).write_text(text)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model with its renderer, ready to answer."""
+
+    module: PreTrainedModel | PeftModel
+    renderer: Renderer
+    rendering: Rendering
+
+    def generate_text(
+        self,
+        prompts: Sequence[str | list[dict[str, Any]]],
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """Answers in the order of the prompts: texts (rendered as the model was trained) or conversations."""
+        ids = [self._prompt_ids(prompt) for prompt in prompts]
+        answers = self.generate(ids, max_new_tokens, temperature, seed)
+        decode = self.renderer.tokenizer.decode
+        return [decode(answer, skip_special_tokens=True).strip() for answer in answers]
+
+    def generate(
+        self,
+        prompts: Sequence[list[int]],
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[list[int]]:
+        """Token ids of the answers, end token left out; greedy at temperature 0, else drawn from `seed`."""
+        ends = set(self.rendering.end_token_ids)
+        config = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=temperature > 0,
+            temperature=temperature if temperature > 0 else 1.0,
+            top_k=0,
+            top_p=1.0,
+            eos_token_id=sorted(ends),
+            pad_token_id=min(ends),
+        )
+        # Prompts of like length share a batch; the order of answers is that of the prompts.
+        order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+        answers: dict[int, list[int]] = {}
+        torch.manual_seed(seed)
+        for begin in range(0, len(order), PROMPTS_AT_ONCE):
+            check_stop()
+            chosen = order[begin : begin + PROMPTS_AT_ONCE]
+            rows = self._generate_batch([prompts[index] for index in chosen], config)
+            for index, row in zip(chosen, rows, strict=True):
+                stop = next((n for n, token in enumerate(row) if token in ends), len(row))
+                answers[index] = row[:stop]
+        return [answers[index] for index in range(len(prompts))]
+
+    def _generate_batch(
+        self, prompts: list[list[int]], config: GenerationConfig
+    ) -> list[list[int]]:
+        width = max(len(prompt) for prompt in prompts)
+        padded = [[config.pad_token_id] * (width - len(p)) + p for p in prompts]
+        mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
+        device = next(self.module.parameters()).device
+        with torch.no_grad():
+            out = self.module.generate(
+                input_ids=torch.tensor(padded, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                generation_config=config,
+            )
+        rows: list[list[int]] = out[:, width:].tolist()
+        return rows
+
+    def _prompt_ids(self, prompt: str | list[dict[str, Any]]) -> list[int]:
+        if isinstance(prompt, str) and not self.rendering.plain:
+            prompt = [{"role": "user", "content": prompt}]
+        return self.renderer.prompt(prompt)
+
+
+def base_of_adapter(folder: Path) -> str | None:
+    """The base model that an adapter folder stands on; None where `folder` holds a whole model."""
+    path = folder / "adapter_config.json"
+    if not path.exists():
+        return None
+    return str(json.loads(path.read_text())["base_model_name_or_path"])
+
+
+def load_artifact(
+    source: str, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Artifact:
+    """Open a model folder, an adapter folder or a Hub id for generation."""
+    folder = Path(source)
+    base = base_of_adapter(folder) if folder.is_dir() else None
+    module: PreTrainedModel | PeftModel = read_weights(base or source, dtype)
+    if base:
+        module = PeftModel.from_pretrained(module, source)
+    module.eval().to(device)
+    tokenizer = load_tokenizer(source)
+    rendering = _read_rendering(folder)
+    renderer = Renderer(
+        tokenizer,
+        rendering.template if rendering else "auto",
+        date=rendering.date if rendering else None,
+    )
+    if rendering is None:
+        plain = tokenizer.chat_template is None
+        rendering = Rendering(plain, renderer.template, renderer.date, renderer.end_token_ids)
+    return Artifact(module, renderer, rendering)
+
+
+def _read_rendering(folder: Path) -> Rendering | None:
+    path = folder / RENDERING
+    if not path.is_file():
+        return None
+    stored = json.loads(path.read_text())
+    stored.pop("schema")
+    return Rendering(**stored)

@@ -1,0 +1,82 @@
+"""What a person sees while a stage works: a bar at a terminal, a line now and then elsewhere, and log.txt always."""
+
+import time
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from hone.files import append_line
+from hone.metrics import Row
+
+LINES_EVERY_S = 10.0  # between lines where the console is no terminal
+
+
+class StageProgress:
+    """The bar of one piece of work with `total` units; also writes its lines to the stage's log."""
+
+    def __init__(self, console: Console, log: Path | None, title: str, total: int | None) -> None:
+        self.console = console
+        self.log = log
+        self.title = title
+        self.total = total
+        self.shown_at = 0.0
+        self.bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task(title, total=total, text="")
+
+    def __enter__(self) -> "StageProgress":
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+
+    def advance_to(self, done: int, total: int | None = None) -> None:
+        """Show `done` of `total` units."""
+        self.bar.update(self.task, completed=done, total=total or self.total)
+
+    def say(self, text: str) -> None:
+        """A line for the person and the log."""
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        if self.log:
+            append_line(self.log, text)
+
+    def step(self, row: Row) -> None:
+        """Show a row of metrics; evaluations always get a line of their own."""
+        if row.get("split") == "evaluation":
+            self.say(f"{self.title} step {row['step']}: held-out loss {row['loss']:.4f}")
+            return
+        text = f"loss {row['loss']:.4f}  {row['tokens_per_s']:,.0f} tokens/s"
+        self.bar.update(self.task, completed=row["step"], text=text)
+        line = f"{self.title} step {row['step']}/{self.total}: {text}"
+        if self.log:
+            append_line(self.log, line)
+        now = time.monotonic()
+        last = row["step"] == self.total
+        if not self.console.is_terminal and (last or now - self.shown_at >= LINES_EVERY_S):
+            self.shown_at = now
+            self.console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -1,0 +1,311 @@
+"""The stages `pretrain` and `sft`: prepared samples, the model, `fit`, the saved result."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from rich.console import Console
+from transformers import GenerationConfig
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from hone.checkpoints import CheckpointState, write_folder
+from hone.data.prepare import Prepared, open_prepared, prepare, split_held_out
+from hone.device import choose_precision
+from hone.errors import UserError
+from hone.fit import Training, find_start, fit, restore
+from hone.losses import LOSSES
+from hone.metrics import Row
+from hone.models import choose_token_budget, save_model
+from hone.optim import make_optimizer, warmup_steps
+from hone.recipe.schema import Data, Evaluation, Full, Lora, Recipe, Sft, TrainingStage
+from hone.records import Sample
+from hone.runs import Run
+from hone.sampling import Rendering
+from hone.seeds import Indices, Order
+from hone.stages.progress import StageProgress
+from hone.stages.start import Start, build_model, check_sizes, open_tokenizer
+
+STATUS_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class SampleView(Sequence[Sample]):
+    """Some samples of the prepared data, read from disk when they are asked for."""
+
+    prepared: Prepared
+    indices: Indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> "SampleView": ...
+    def __getitem__(self, index: int | slice) -> "Sample | SampleView":
+        if isinstance(index, slice):
+            return SampleView(self.prepared, self.indices[index])
+        return self.prepared.sample(int(self.indices[index]))
+
+
+@dataclass(frozen=True)
+class StageData:
+    """training and held-out samples of a stage. order: which of the training samples each step has."""
+
+    prepared: Prepared
+    training: SampleView
+    held_out: Sequence[Sample]
+    order: Order
+    total_steps: int
+
+
+def adapter_of(settings: TrainingStage) -> Lora | Full:
+    """What the stage trains."""
+    return settings.adapter if isinstance(settings, Sft) else Full()
+
+
+def prepare_data(
+    settings: TrainingStage,
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    date: str,
+    progress: Any = None,
+) -> Prepared:
+    """Tokenise a stage's data, or open the cache of an earlier time."""
+    return prepare(
+        data,
+        tokenizer,
+        max_tokens=settings.max_tokens,
+        overlong=settings.overlong,
+        train_on=settings.train_on if isinstance(settings, Sft) else "all",
+        progress=progress,
+        date=date,
+    )
+
+
+def split_data(
+    settings: TrainingStage, prepared: Prepared, evaluation: Prepared | None, seed: int, stage: int
+) -> StageData:
+    """Training samples with their order, held-out samples, and the number of steps."""
+    everything = np.arange(len(prepared), dtype=np.int64)
+    asked = settings.evaluation
+    training, held_out = everything, SampleView(prepared, everything[:0])
+    if asked and asked.share is not None:
+        training, drawn = split_held_out(prepared, asked.share, seed)
+        held_out = SampleView(prepared, drawn)
+    elif evaluation is not None:
+        held_out = SampleView(evaluation, np.arange(len(evaluation), dtype=np.int64))
+    if asked and asked.samples is not None:
+        held_out = held_out[: asked.samples]
+    order = Order(prepared.lengths[training], settings.batch, seed, stage)
+    steps = settings.steps or order.count_steps(settings.epochs or 1.0)
+    warmup_steps(settings, steps)
+    return StageData(prepared, SampleView(prepared, training), held_out, order, steps)
+
+
+class SupervisedStage:
+    """One stage of a run while it works: its place, its settings and what it tells the person."""
+
+    def __init__(self, run: Run, recipe: Recipe, index: int, console: Console) -> None:
+        self.run = run
+        self.recipe = recipe
+        self.index = index
+        self.settings = recipe.stages[index].settings
+        self.method = recipe.stages[index].method
+        self.title = f"{index + 1} {self.method}"
+        self.folder = run.stage_folder(index, self.method)
+        self.console = console
+        self.status_at = 0.0
+
+    def execute(self, start: Start, device: torch.device) -> Start:
+        """Train from `start`; returns where the next stage starts."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tokenizer = open_tokenizer(start)
+        data = self.open_data(tokenizer)
+        training, state = self.make_training(start, data, device)
+        check_sizes(training.model, tokenizer)
+        log = self.folder / "log.txt"
+        with StageProgress(self.console, log, self.title, data.total_steps) as progress:
+            self.describe(progress, training, data, state)
+
+            def report(row: Row) -> None:
+                progress.step(row)
+                self.write_status(row, data.total_steps)
+
+            training.report = report
+            progress.advance_to(state.step)
+            fit(training, state)
+            self.save_result(training, data.prepared, tokenizer)
+        return Start.at(str(self.folder / "model"))
+
+    def open_data(self, tokenizer: PreTrainedTokenizerBase) -> StageData:
+        """The stage's data: of the cache a resumed run began with, or prepared now."""
+        evaluation = self.settings.evaluation
+        prepared = self.open_source("data", self.settings.data, tokenizer)
+        held_out = None
+        if evaluation and evaluation.data is not None:
+            held_out = self.open_source("evaluation", evaluation.data, tokenizer)
+        return split_data(self.settings, prepared, held_out, self.recipe.seed, self.index)
+
+    def open_source(self, name: str, data: Data, tokenizer: PreTrainedTokenizerBase) -> Prepared:
+        """One data source; its key and its files' hashes are kept in the run's lock."""
+        locked = self.locked().get(name, {})
+        found = open_prepared(locked["key"]) if locked else None
+        if found is not None and sources_unchanged(locked["sources"]):
+            return found
+        title = f"{self.title} {name}"
+        with StageProgress(self.console, None, title, None) as progress:
+            prepared = prepare_data(
+                self.settings,
+                data,
+                tokenizer,
+                date=self.run.read_lock_json()["date"],
+                progress=progress.advance_to,
+            )
+        if locked and locked["key"] != prepared.key:
+            raise UserError(
+                f"`{data.path}` has changed since the run `{self.run.name}` began, so resuming could not be exact",
+                hint="put the file back as it was, or start a new run: hone run "
+                f"{self.run.path / 'recipe.yaml'}",
+            )
+        self.lock({name: {"key": prepared.key, "sources": prepared.sources}})
+        return prepared
+
+    def make_training(
+        self, start: Start, data: StageData, device: torch.device
+    ) -> tuple[Training, CheckpointState]:
+        """Model, optimizer and state, new or from the newest whole checkpoint."""
+        settings, adapter = self.settings, adapter_of(self.settings)
+        locked = self.locked()
+        precision = choose_precision(
+            locked.get("precision", settings.precision),
+            device,
+            trains_weights=isinstance(adapter, Full),
+        )
+        checkpoint = find_start(self.folder, self.warn)
+        model = build_model(
+            start,
+            checkpoint,
+            adapter,
+            folder=self.folder,
+            precision=precision,
+            device=device,
+            layout=settings.layout,
+            seed=(self.recipe.seed, self.index),
+        )
+        if settings.gradient_checkpointing:
+            model.causal.gradient_checkpointing_enable({"use_reentrant": False})
+        budget = locked.get("token_budget") or choose_token_budget(model, settings, device)
+        name = "bf16" if precision.compute == torch.bfloat16 else "fp32"
+        self.lock({"token_budget": budget, "precision": name, "layout": model.layout})
+        training = Training(
+            model=model,
+            optimizer=make_optimizer(model.module, settings.optimizer),
+            loss=LOSSES[self.method],
+            settings=settings,
+            folder=self.folder,
+            seed=self.recipe.seed,
+            stage=self.index,
+            total_steps=data.total_steps,
+            samples_of=lambda step: [data.training[int(i)] for i in data.order.samples_of(step)],
+            held_out=data.held_out,
+            token_budget=budget,
+            report=lambda row: None,
+            epoch_of=data.order.epoch_of,
+        )
+        if checkpoint is None:
+            return training, CheckpointState(step=0, evaluated=False)
+        return training, restore(training, checkpoint)
+
+    def describe(
+        self, progress: StageProgress, training: Training, data: StageData, state: CheckpointState
+    ) -> None:
+        """Say what was derived before the first step."""
+        model, report = training.model, data.prepared.report
+        trained = sum(p.numel() for _, p in model.trainable())
+        total = sum(p.numel() for p in model.module.parameters())
+        dropped = {
+            name: report[name]
+            for name in ("truncated", "dropped_overlong", "dropped_untrained", "skipped_rows")
+            if report[name]
+        }
+        counted = "".join(f", {name.replace('_', ' ')} {count:,}" for name, count in dropped.items())
+        compute = str(model.precision.compute).removeprefix("torch.")
+        reason = f" ({model.layout_reason})" if model.layout_reason else ""
+        for line in (
+            f"{len(data.training):,} samples, {len(data.held_out):,} held out, "
+            f"{report['trained_tokens']:,} of {report['tokens']:,} tokens trained{counted}",
+            f"{trained:,} of {total:,} parameters trained on {model.device.type}",
+            f"precision {compute}: {model.precision.reason}",
+            f"layout {model.layout}{reason}, {training.token_budget:,} tokens at once",
+            f"step {state.step} of {data.total_steps}",
+        ):
+            progress.say(f"{self.title}: {line}")
+
+    def save_result(
+        self, training: Training, prepared: Prepared, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        """The stage's `model/`: weights or adapter, tokenizer, template, how prompts are rendered."""
+
+        def write(folder: Path) -> None:
+            model = training.model
+            save_model(model.module, folder)
+            tokenizer.chat_template = prepared.template
+            tokenizer.save_pretrained(folder)
+            ends = prepared.end_token_ids
+            config = GenerationConfig.from_model_config(model.causal.config)
+            config.eos_token_id, config.pad_token_id = list(ends), tokenizer.pad_token_id
+            config.save_pretrained(folder)
+            Rendering(prepared.plain, prepared.template, prepared.date, ends).write(folder)
+
+        write_folder(self.folder / "model", write)
+
+    def write_status(self, row: Row, total: int) -> None:
+        """The run's status, at most once a second."""
+        now = time.monotonic()
+        if "split" in row or (now - self.status_at < STATUS_EVERY_S and row["step"] < total):
+            return
+        self.status_at = now
+        self.run.write_status(
+            "running",
+            stage=self.index + 1,
+            method=self.method,
+            step=row["step"],
+            steps=total,
+            loss=row["loss"],
+        )
+
+    def warn(self, text: str) -> None:
+        """Say something that the person should know, and keep it with the run."""
+        self.console.print(f"warning: {text}", highlight=False, soft_wrap=True, markup=False)
+        self.run.event("warning", message=text)
+
+    def locked(self) -> dict[str, Any]:
+        """What this stage has written into lock.json."""
+        stages: dict[str, Any] = self.run.read_lock_json().get("stages", {})
+        return stages.get(str(self.index + 1), {})  # type: ignore[no-any-return]
+
+    def lock(self, values: dict[str, Any]) -> None:
+        """Add to what this stage has in lock.json."""
+        if any(self.locked().get(key) != value for key, value in values.items()):
+            self.run.update_lock_json({"stages": {str(self.index + 1): values}})
+
+
+def sources_unchanged(sources: list[dict[str, Any]]) -> bool:
+    """True where all files have the size and time stamp they had when they were read."""
+    for source in sources:
+        path = Path(source["path"])
+        if not path.exists():
+            continue  # the cache holds what it said
+        found = path.stat()
+        if (found.st_size, found.st_mtime_ns) != (source["size"], source["mtime_ns"]):
+            return False
+    return True
+
+
+__all__ = ["Evaluation", "SupervisedStage", "prepare_data", "split_data"]
