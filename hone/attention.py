@@ -1,9 +1,10 @@
 """The forest's attention: a token sees its own segment's past and its ancestors, nothing else.
 
-Registered with transformers under `FOREST`; the spans of the current batch are set around forward *and* backward by
-`forest_layout` (recomputation under gradient checkpointing runs in the backward pass). On a CPU one scaled-dot-product
-call per segment, in fp32; on CUDA FlexAttention over the same tree. Keywords outside the closed list are refused when
-they are set: attention sinks or soft-caps would otherwise be silently left out.
+Registered with transformers under `FOREST`; the spans of the current batch are set around forward
+*and* backward by `forest_layout` (recomputation under gradient checkpointing runs in the backward
+pass). On a CPU one scaled-dot-product call per segment, in fp32; on CUDA FlexAttention over the
+same tree. Keywords outside the closed list are refused when they are set: attention sinks or
+soft-caps would otherwise be silently left out.
 """
 
 from collections.abc import Iterator
@@ -31,7 +32,9 @@ class UnsupportedAttention(Exception):
 
 @contextmanager
 def forest_layout(spans: tuple[Span, ...]) -> Iterator[None]:
-    """Make `spans` the layout of every forward and backward inside; an empty tuple is the padded layout."""
+    """Make `spans` the layout of every forward and backward inside; an empty tuple is the padded
+    layout.
+    """
     global _spans
     before, _spans = _spans, spans
     try:
@@ -51,9 +54,11 @@ def forest_attention(
     sliding_window: int | None = None,
     **keywords: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of one row. query: (1, H, T, D); key, value: (1, K, T, D) with K dividing H. Returns (1, T, H, D).
+    """Attention of one row. query: (1, H, T, D); key, value: (1, K, T, D) with K dividing H.
+    Returns (1, T, H, D).
 
-    Raises UnsupportedAttention for a mask, a module that is not causal or a keyword that is not understood.
+    Raises UnsupportedAttention for a mask, a module that is not causal or a keyword that is not
+    understood.
     """
     unknown = [
         name
@@ -109,7 +114,9 @@ def _per_segment(
 def _segment_mask(
     offset: int, length: int, window: int | None, device: torch.device
 ) -> torch.Tensor | None:
-    """(length, offset + length) bool, True where seen; None where plain causal attention says the same."""
+    """(length, offset + length) bool, True where seen; None where plain causal attention says the
+    same.
+    """
     total = offset + length
     if offset == 0 and (window is None or total <= window):
         return None
@@ -118,22 +125,34 @@ def _segment_mask(
 
 
 def tree_arrays(spans: tuple[Span, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Per token of the row: (enter, leave, position), (T,) each.
+    """Per token of the row: (enter, leave, position), (T,) int32 each.
 
-    A segment is an ancestor of another, or the same, when the other's `enter` lies in [enter, leave) of the first.
+    Segments are numbered depth first. A segment is an ancestor of another, or the same, when the
+    other's `enter` lies in [enter, leave) of the first.
     """
+    place = {span.start: n for n, span in enumerate(spans)}
+    children: dict[int, list[int]] = {n: [] for n in range(-1, len(spans))}
+    for n, span in enumerate(spans):
+        children[place[span.ancestors[-1][0]] if span.ancestors else -1].append(n)
     total = sum(span.length for span in spans)
     enter, leave, position = (torch.zeros(total, dtype=torch.int32) for _ in range(3))
-    for n, span in enumerate(spans):
-        inside = [m for m, other in enumerate(spans) if m == n or _hangs_on(other, span)]
-        piece = slice(span.start, span.start + span.length)
-        enter[piece], leave[piece] = n, max(inside) + 1
-        position[piece] = torch.arange(span.offset, span.offset + span.length, dtype=torch.int32)
+    number = 0
+
+    def visit(n: int) -> None:
+        nonlocal number
+        piece = slice(spans[n].start, spans[n].start + spans[n].length)
+        enter[piece] = number
+        number += 1
+        for child in children[n]:
+            visit(child)
+        leave[piece] = number
+
+    for root in children[-1]:
+        visit(root)
+    for span in spans:
+        end = span.offset + span.length
+        position[span.start : span.start + span.length] = torch.arange(span.offset, end)
     return enter, leave, position
-
-
-def _hangs_on(span: Span, other: Span) -> bool:
-    return (other.start, other.length) in span.ancestors
 
 
 def _flex(
@@ -144,7 +163,9 @@ def _flex(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """FlexAttention over the tree; (1, T, H, D). Spans must list a tree's segments in depth-first order."""
+    """FlexAttention over the tree; (1, T, H, D). Spans must list a tree's segments in depth-first
+    order.
+    """
     from torch.nn.attention.flex_attention import flex_attention
 
     attend = _compiled(flex_attention) if query.device.type == "cuda" else flex_attention

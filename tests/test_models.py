@@ -3,13 +3,21 @@
 import numpy as np
 import pytest
 import torch
-from tests.tiny import FALLBACK, FAMILIES, FOREST, OneFormat, make_model, random_samples, random_trees
 
 from hone.device import Precision
 from hone.forest import count_step, is_target, leaves, path_to, plan_micro_batches
 from hone.losses.sft import next_token
 from hone.models import LanguageModel, join_model
 from hone.records import Sample
+from tests.tiny import (
+    FALLBACK,
+    FAMILIES,
+    FOREST,
+    OneFormat,
+    make_model,
+    random_samples,
+    random_trees,
+)
 
 LIMIT = {torch.float32: 1e-5, torch.float64: 1e-9}
 
@@ -20,7 +28,9 @@ def joined(module, layout="auto"):
 
 
 def plain_loss(module, samples: list[Sample]) -> torch.Tensor:
-    """The mean over all trained tokens, one path at a time, from the model's own logits; the second, obvious way."""
+    """The mean over all trained tokens, one path at a time, from the model's own logits; the
+    second, obvious way.
+    """
     total = torch.zeros((), dtype=torch.float64)
     for sample in samples:
         seen = set()
@@ -54,9 +64,7 @@ def engine_loss(model: LanguageModel, samples, budget=10_000) -> float:
 
 
 def gradients(module) -> dict[str, torch.Tensor]:
-    found = {
-        name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None
-    }
+    found = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
     module.zero_grad(set_to_none=True)
     return found
 
@@ -121,7 +129,9 @@ def test_a_shifted_mask_is_caught():
     plain_loss(module, samples).backward()
     wanted = gradients(module)
     shifted = [
-        Sample(s.index, (type(s.segments[0])(s.segments[0].tokens, np.roll(s.segments[0].trained, 1)),))
+        Sample(
+            s.index, (type(s.segments[0])(s.segments[0].tokens, np.roll(s.segments[0].trained, 1)),)
+        )
         for s in samples
     ]
     engine_loss(joined(module), shifted)
@@ -129,7 +139,9 @@ def test_a_shifted_mask_is_caught():
 
 
 def test_a_leak_between_trees_is_caught():
-    """The negative control of the probe's limit: one row read as one sequence is far from separate forwards."""
+    """The negative control of the probe's limit: one row read as one sequence is far from separate
+    forwards.
+    """
     module = make_model("llama")
     samples = random_samples(4)
     plain_loss(module, samples).backward()

@@ -83,7 +83,9 @@ FAMILIES = {**FOREST, **FALLBACK}
 
 
 class OneFormat(TorchFunctionMode):
-    """Keeps fp64 models in fp64 all through: transformers computes norms, rotations and softmax in fp32."""
+    """Keeps fp64 models in fp64 all through: transformers computes norms, rotations and softmax in
+    fp32.
+    """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})

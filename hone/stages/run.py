@@ -1,21 +1,23 @@
 """A whole recipe: the base, then one stage after another, each from the result of the one before.
 
-Called by `hone run`, `resume`, `check`, `data show`, `generate` and `chat`. Stages that are finished are passed over, so
-that calling `run_recipe` again is resuming.
+Called by `hone run`, `resume`, `check`, `data show`, `generate` and `chat`. Stages that are
+finished are passed over, so that calling `run_recipe` again is resuming.
 """
 
 import datetime
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hone.adapters import choose_targets
 from hone.checkpoints import find_fault, write_folder
-from hone.data.prepare import Prepared, default_cache_folder
+from hone.data.prepared import Prepared, default_cache_folder
 from hone.data.tokenizer_texts import texts_of, tokenizer_key
 from hone.data.tokenizer_training import train_tokenizer
 from hone.device import choose_device, count_cores, seed_torch, use_threads
@@ -39,7 +41,10 @@ class Finding:
 
 
 def run_recipe(run: Run, *, console: Console) -> None:
-    """Do all stages that are not finished. Raises UserError and StopRequested; the caller owns the run's state."""
+    """Do all stages that are not finished. Raises UserError and StopRequested; the caller owns the
+    run's state.
+    """
+    quieten_libraries()
     recipe = run.loaded_recipe().recipe
     lock_surroundings(run, recipe)
     device = choose_device(recipe.device)
@@ -51,6 +56,16 @@ def run_recipe(run: Run, *, console: Console) -> None:
             continue
         run.event("stage", stage=index + 1, method=stage.method)
         start = SupervisedStage(run, recipe, index, console).execute(start, device)
+
+
+def quieten_libraries() -> None:
+    """Keep the libraries' own progress bars and notices off the person's screen; errors still
+    raise.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    # PEFT asks transformers 5.23 by the old name.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 
 
 def lock_surroundings(run: Run, recipe: Recipe) -> None:
@@ -102,10 +117,9 @@ def base_tokenizer(model: NewModel | str) -> PreTrainedTokenizerBase:
     return load_tokenizer(str(folder))
 
 
-def prepare_stage(
-    loaded: LoadedRecipe, index: int
-) -> tuple[Prepared, PreTrainedTokenizerBase]:
+def prepare_stage(loaded: LoadedRecipe, index: int) -> tuple[Prepared, PreTrainedTokenizerBase]:
     """The tokenised data of a stage as a run would see it today."""
+    quieten_libraries()
     recipe = loaded.recipe
     settings = recipe.stages[index].settings
     tokenizer = base_tokenizer(recipe.model)
@@ -114,7 +128,9 @@ def prepare_stage(
 
 
 def check_recipe(loaded: LoadedRecipe) -> list[Finding]:
-    """What would stop this recipe, found without loading weights: all faults of model and data, and what was derived."""
+    """What would stop this recipe, found without loading weights: all faults of model and data, and
+    what was derived.
+    """
     findings: list[Finding] = []
 
     def attempt(work: object) -> object:
@@ -124,6 +140,7 @@ def check_recipe(loaded: LoadedRecipe) -> list[Finding]:
             findings.append(Finding("error", error.message, error.hint))
             return None
 
+    quieten_libraries()
     recipe = loaded.recipe
     attempt(lambda: choose_device(recipe.device))
     attempt(lambda: check_model(recipe))
@@ -176,7 +193,10 @@ def check_model(recipe: Recipe) -> None:
 
 
 def load_result(run: Run, stage: int | str | None = None) -> Artifact:
-    """The model of a finished stage: the last one, the one with this index, or "base" for where the run began."""
+    """The model of a finished stage: the last one, the one with this index, or "base" for where the
+    run began.
+    """
+    quieten_libraries()
     recipe = run.loaded_recipe().recipe
     device = choose_device(recipe.device)
     if stage == "base":
@@ -190,4 +210,3 @@ def load_result(run: Run, stage: int | str | None = None) -> Artifact:
     raise UserError(
         f"the run `{run.name}` has no finished stage yet", hint=f"hone resume {run.reference}"
     )
-

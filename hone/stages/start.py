@@ -19,7 +19,9 @@ from hone.sampling import base_of_adapter
 
 @dataclass(frozen=True)
 class Start:
-    """A base model, and the adapter on it where the stage before made one. tokenizer: folder or Hub id."""
+    """A base model, and the adapter on it where the stage before made one. tokenizer: folder or Hub
+    id.
+    """
 
     base: str
     adapter: Path | None
@@ -46,7 +48,8 @@ def build_model(
 ) -> LanguageModel:
     """The model of a stage with what is trained, from its start or from one of its checkpoints.
 
-    folder: the stage's; a merged base is kept there. seed: what the initial adapters are drawn from.
+    folder: the stage's; a merged base is kept there. seed: what the initial adapters are drawn
+    from.
     """
     if isinstance(adapter, Full):
         source = str(checkpoint) if checkpoint else start.base
@@ -70,7 +73,9 @@ def build_model(
 
 
 def continues(start: Start, adapter: Lora) -> bool:
-    """True where the stage goes on with the adapter of the stage before: same rank, scale and layers."""
+    """True where the stage goes on with the adapter of the stage before: same rank, scale and
+    layers.
+    """
     if start.adapter is None:
         return False
     from peft import LoraConfig

@@ -13,7 +13,8 @@ from transformers import GenerationConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hone.checkpoints import CheckpointState, write_folder
-from hone.data.prepare import Prepared, open_prepared, prepare, split_held_out
+from hone.data.prepare import prepare
+from hone.data.prepared import Prepared, open_prepared, split_held_out
 from hone.device import choose_precision
 from hone.errors import UserError
 from hone.fit import Training, find_start, fit, restore
@@ -234,7 +235,9 @@ class SupervisedStage:
             for name in ("truncated", "dropped_overlong", "dropped_untrained", "skipped_rows")
             if report[name]
         }
-        counted = "".join(f", {name.replace('_', ' ')} {count:,}" for name, count in dropped.items())
+        counted = "".join(
+            f", {name.replace('_', ' ')} {count:,}" for name, count in dropped.items()
+        )
         compute = str(model.precision.compute).removeprefix("torch.")
         reason = f" ({model.layout_reason})" if model.layout_reason else ""
         for line in (

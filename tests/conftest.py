@@ -1,0 +1,42 @@
+"""What every test stands on: one thread, no network, caches of its own.
+
+The environment is set before anything imports torch or transformers; commands that a test starts
+inherit it.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
+    os.environ[name] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["MPLBACKEND"] = "agg"
+
+# The same examples in every run; a shared machine must not make a test fail for its pace.
+hypothesis.settings.register_profile("hone", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("hone")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hone's and Hugging Face's caches of this worker are empty at the start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HONE_CACHE", str(tmp_path_factory.mktemp("hone-cache")))
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf-home")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> None:
+    """A worker keeps to one core, also after a test that took more."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)

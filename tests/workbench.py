@@ -1,0 +1,89 @@
+"""A person's folder for the end-to-end tests: data, a recipe, and the real command in its own process group."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from hone.metrics import canonical_metrics
+
+HONE = [sys.executable, "-m", "hone"]
+
+NEW_MODEL = """
+model:
+  architecture: llama
+  config: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64}
+  tokenizer: {train_on: text.jsonl, vocabulary: 320}
+seed: 5
+threads: 1
+"""
+
+
+def write_data(folder: Path) -> None:
+    """chat.jsonl, pairs.jsonl and text.jsonl: sums, in the three ways rows may be written."""
+    draw = random.Random(0)
+    sums = [(draw.randint(0, 99), draw.randint(0, 99)) for _ in range(160)]
+    chats = [
+        {
+            "messages": [
+                {"role": "user", "content": f"What is {a} plus {b}?"},
+                {"role": "assistant", "content": f"It is {a + b}."},
+            ]
+        }
+        for a, b in sums
+    ]
+    pairs = [{"prompt": f"{a} plus {b} is", "completion": f" {a + b}"} for a, b in sums]
+    texts = [{"text": f"{a} plus {b} is {a + b}. " * (1 + a % 3)} for a, b in sums]
+    for name, rows in (("chat", chats), ("pairs", pairs), ("text", texts)):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines)
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """`hone WORDS` in `folder`, as the leader of its own process group."""
+    return subprocess.Popen(
+        [*HONE, *words],
+        cwd=folder,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "HONE_CACHE": str(folder / "cache"), "COLUMNS": "200"},
+    )
+
+
+def hone(folder: Path, *words: str, expect: int = 0) -> str:
+    """Run `hone WORDS` to its end; returns what it printed."""
+    process = start(folder, *words)
+    printed, _ = process.communicate(timeout=240)
+    assert process.returncode == expect, printed
+    return printed
+
+
+def kill(process: subprocess.Popen[str], signum: int = signal.SIGKILL) -> str:
+    """Send a signal to the whole process group and wait; returns what was printed."""
+    if process.poll() is None:
+        os.killpg(process.pid, signum)
+    printed, _ = process.communicate(timeout=60)
+    return printed
+
+
+def fingerprint(run: Path) -> dict[str, str]:
+    """SHA-256 of each stage's result, of its newest optimizer state and of its canonical metrics."""
+    found = {}
+    for stage in sorted((run / "stages").iterdir()):
+        for path in sorted((stage / "model").rglob("*")):
+            found[str(path.relative_to(run))] = digest(path.read_bytes())
+        newest = max((stage / "checkpoints").glob("step_*"))
+        found[f"{stage.name}/optimizer"] = digest((newest / "optimizer.safetensors").read_bytes())
+        found[f"{stage.name}/metrics"] = digest(canonical_metrics(stage / "metrics.jsonl"))
+    return found
+
+
+def digest(content: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
