@@ -1,8 +1,8 @@
-"""Low-rank adapters: which layers get one, PEFT's injection, and a faster forward for the plain case.
+"""Low-rank adapters: which layers get one, PEFT's injection, and a faster plain forward.
 
-PEFT owns the file format and the modules. Its forward casts activations around fp32 adapters and keeps several copies of
-them; `_LoraLinear` computes the same with one copy, the low-rank products joined to the frozen layer's own. Variants that
-are not plain LoRA keep PEFT's forward.
+PEFT owns the file format and the modules. Its forward casts activations around fp32 adapters and
+keeps several copies of them; `_LoraLinear` computes the same with one copy, the low-rank products
+joined to the frozen layer's own. Variants that are not plain LoRA keep PEFT's forward.
 """
 
 from functools import partial
@@ -50,7 +50,7 @@ def choose_targets(model: PreTrainedModel, wished: list[str] | str) -> list[str]
 
 
 def add_lora(model: PreTrainedModel, settings: Lora) -> PeftModel:
-    """Wrap `model` with fresh adapters (fp32), drawn from torch's current seed; the base is frozen."""
+    """Wrap `model` with fresh fp32 adapters from torch's current seed; the base is frozen."""
     targets = choose_targets(model, settings.targets)
     alpha = int(settings.alpha) if float(settings.alpha).is_integer() else settings.alpha
     config = LoraConfig(
@@ -92,9 +92,11 @@ def _adapted_forward(layer: PeftLinear, x: torch.Tensor) -> torch.Tensor:
 
 
 class _LoraLinear(torch.autograd.Function):
-    """y = x W^T + b + s * (d A^T) B^T with d = dropout(x); W and b frozen (arXiv:2106.09685, equation 3).
+    """y = x W^T + b + s * (d A^T) B^T with d = dropout(x); W and b frozen (arXiv:2106.09685,
+    equation 3).
 
-    x, d: (..., I). weight: (O, I). A: (r, I), B: (O, r), in their own format, cast to x's for the products.
+    x, d: (..., I). weight: (O, I). A: (r, I), B: (O, r), in their own format, cast to x's for the
+    products.
     """
 
     @staticmethod

@@ -1,7 +1,8 @@
 """Checkpoints and results on disk: whole or not there.
 
-A folder is written under a temporary name, every file and the folder are synced, a manifest with the SHA-256 of every
-file comes last, then one rename. `find_newest` takes the newest folder whose manifest holds and names the broken ones.
+A folder is written under a temporary name, every file and the folder are synced, a manifest with
+the SHA-256 of every file comes last, then one rename. `find_newest` takes the newest folder whose
+manifest holds and names the broken ones.
 """
 
 import hashlib
@@ -25,8 +26,9 @@ STATE = "state.json"
 class CheckpointState:
     """What a checkpoint knows besides weights and optimizer.
 
-    step: optimizer updates made. evaluated: the evaluation due at this step is in the metrics. best_step, best_loss: the
-    best evaluation so far. time_s: seconds the run had taken. Everything else follows from the recipe and the step.
+    step: optimizer updates made. evaluated: the evaluation due at this step is in the metrics.
+    best_step, best_loss: the best evaluation so far. time_s: seconds the run had taken. Everything
+    else follows from the recipe and the step.
     """
 
     step: int
@@ -42,7 +44,8 @@ def step_folder(folder: Path, step: int) -> Path:
 
 
 def write_folder(final: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a folder that appears under the name `final` only when it is complete and on disk.
+    """Have `write` fill a folder that appears under the name `final` only when it is complete and
+    on disk.
 
     What stood under that name before is replaced. An exception leaves nothing behind.
     """
@@ -71,7 +74,9 @@ def write_folder(final: Path, write: Callable[[Path], None]) -> None:
 
 
 def find_fault(folder: Path) -> str | None:
-    """Why a written folder is not whole, or None: its manifest is missing, or a file is missing or differs from it."""
+    """Why a written folder is not whole, or None: its manifest is missing, or a file is missing or
+    differs from it.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())["files"]
     except (OSError, ValueError, KeyError):
@@ -113,7 +118,9 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def find_newest(folder: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """The newest whole checkpoint, or None, and the newer ones that are broken, each with the reason."""
+    """The newest whole checkpoint, or None, and the newer ones that are broken, each with the
+    reason.
+    """
     broken: list[tuple[Path, str]] = []
     for path in reversed(list_checkpoints(folder)):
         fault = find_fault(path)

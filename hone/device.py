@@ -16,9 +16,11 @@ from hone.seeds import derive_seed
 
 @dataclass(frozen=True)
 class Precision:
-    """weights: format of the stored weights; compute: format of the arithmetic; reason: why, in words.
+    """weights: format of the stored weights; compute: format of the arithmetic; reason: why, in
+    words.
 
-    Frozen weights are stored in the compute format. Weights that are trained stay in fp32 and are cast on use.
+    Frozen weights are stored in the compute format. Weights that are trained stay in fp32 and are
+    cast on use.
     """
 
     weights: torch.dtype
@@ -32,7 +34,9 @@ class Precision:
 
 
 def choose_device(device: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` to a torch device; raises UserError for an accelerator that is not there."""
+    """`auto`, `cpu` or `cuda` to a torch device; raises UserError for an accelerator that is not
+    there.
+    """
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -44,8 +48,19 @@ def choose_device(device: str) -> torch.device:
     return torch.device("cuda")
 
 
+def make_deterministic(device: torch.device) -> None:
+    """On CUDA: kernels that give the same bytes every time, and no tuning by timing."""
+    if device.type != "cuda":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
 def has_fast_bf16(device: torch.device) -> bool:
-    """True where bf16 products are faster than fp32: AVX512-BF16 or AMX on a CPU, Ampere or newer on CUDA."""
+    """True where bf16 products are faster than fp32: AVX512-BF16 or AMX on a CPU, Ampere or newer
+    on CUDA.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = Path("/proc/cpuinfo")
@@ -54,7 +69,9 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def choose_precision(setting: str, device: torch.device, *, trains_weights: bool) -> Precision:
-    """The recipe's `precision` to number formats; `auto` takes bf16 where the device is faster with it."""
+    """The recipe's `precision` to number formats; `auto` takes bf16 where the device is faster with
+    it.
+    """
     fast = has_fast_bf16(device)
     where = "this GPU" if device.type == "cuda" else "this CPU"
     if setting == "auto":
@@ -85,7 +102,9 @@ def count_cores() -> int:
 
 
 def total_memory_bytes(device: torch.device) -> int:
-    """All memory of the device: of the GPU, or of the machine (the control group's limit where it is lower)."""
+    """All memory of the device: of the GPU, or of the machine (the control group's limit where it
+    is lower).
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -95,7 +114,9 @@ def total_memory_bytes(device: torch.device) -> int:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory held since the start or the last reset: the GPU's allocator, or this process's VmHWM."""
+    """The most memory held since the start or the last reset: the GPU's allocator, or this
+    process's VmHWM.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return _status_bytes("VmHWM")

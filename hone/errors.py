@@ -1,7 +1,8 @@
 """The one exception that a person sees without a traceback.
 
-Raised at the edges (recipe, files, data rows, model folders); shown by `hone.cli.main`, which prints the message,
-a blank line and the hint, and leaves with `exit_code`. Everything else that is raised is a fault of Hone's own.
+Raised at the edges (recipe, files, data rows, model folders); shown by `hone.cli.main`, which
+prints the message, a blank line and the hint, and leaves with `exit_code`. Everything else that is
+raised is a fault of Hone's own.
 """
 
 import difflib
@@ -9,7 +10,8 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """What a person can put right: `message` says what was found and what was expected, `hint` gives the next command.
+    """What a person can put right: `message` says what was found and what was expected, `hint`
+    gives the next command.
 
     `exit_code` is 2 for a mistake in what was asked (recipe, flags), 1 for work that failed.
     """

@@ -1,9 +1,10 @@
 """The one optimizer step, for all methods: plan, accumulate, check, update, evaluate, keep.
 
-A method gives `fit` the samples of each step and a loss over log-probabilities. Everything that happens at step k is a
-function of (seed, stage, k): order, cuts, dropout, learning rate. So a run that was stopped or killed goes on from its
-newest checkpoint and ends in the same bytes. Sums are divided by counts over the whole step, taken before the first
-forward. An unfinished step leaves no trace: parameters move, and the row is written, in one uninterrupted section.
+A method gives `fit` the samples of each step and a loss over log-probabilities. Everything that
+happens at step k is a function of (seed, stage, k): order, cuts, dropout, learning rate. So a run
+that was stopped or killed goes on from its newest checkpoint and ends in the same bytes. Sums are
+divided by counts over the whole step, taken before the first forward. An unfinished step leaves no
+trace: parameters move, and the row is written, in one uninterrupted section.
 """
 
 import math
@@ -79,7 +80,8 @@ class Training:
 def fit(training: Training, state: CheckpointState) -> CheckpointState:
     """Train from `state` to the last step; returns the state after it.
 
-    Raises StopRequested after saving the last whole step, and UserError where loss or gradients are not finite.
+    Raises StopRequested after saving the last whole step, and UserError where loss or gradients are
+    not finite.
     """
     began = time.perf_counter() - state.time_s
     path = training.folder / "metrics.jsonl"
@@ -179,7 +181,7 @@ class _Loop:
         return norm.item()
 
     def evaluate_if_due(self) -> None:
-        """Held-out loss after this step, unless it stands in the metrics already; keeps the best."""
+        """Held-out loss after this step, unless the metrics have it already; keeps the best."""
         step = self.state.step
         if self.state.evaluated or not self.training.evaluates_at(step):
             return
@@ -207,7 +209,9 @@ class _Loop:
             self.state = state = replace(state, time_s=round(time.perf_counter() - self.began, 3))
             self.metrics.sync()
             save_checkpoint(training.checkpoints, state, self.write)
-        prune(training.checkpoints, keep=training.settings.checkpoint.keep, best_step=state.best_step)
+        prune(
+            training.checkpoints, keep=training.settings.checkpoint.keep, best_step=state.best_step
+        )
 
     def write(self, folder: Path) -> None:
         """Weights and optimizer state into an empty folder."""
@@ -219,7 +223,7 @@ class _Loop:
 
 
 def plan_step(training: Training, samples: Sequence[Sample]) -> list[list[int]]:
-    """How a step is cut into micro-batches: a function of its samples, the layout and the budget."""
+    """How a step is cut into micro-batches: by its samples, the layout and the budget."""
     layout = training.model.layout
     return plan_micro_batches(
         samples, training.token_budget, padded=layout != "forest", alone=layout == "alone"
@@ -232,7 +236,8 @@ def check_finite(loss: float, norm: float, step: int, samples: Sequence[Sample])
         return
     rows = ", ".join(str(sample.index) for sample in samples[:20])
     raise UserError(
-        f"step {step}: loss is {loss} and the gradient norm {norm}, expected finite numbers; the update was not made. "
+        f"step {step}: loss is {loss} and the gradient norm {norm}, expected finite numbers; "
+        "the update was not made. "
         f"Samples of the step: {rows}",
         hint="look at these samples with `hone data show`, or lower `learning_rate`",
     )
@@ -267,10 +272,9 @@ def find_start(training_folder: Path, warn: Callable[[str], None]) -> Path | Non
 
 
 def restore(training: Training, checkpoint: Path) -> CheckpointState:
-    """Put the optimizer's state back; the weights were loaded from the checkpoint with the model."""
+    """Put the optimizer's state back; the weights came from the checkpoint with the model."""
     assert find_fault(checkpoint) is None, f"{checkpoint} is not whole"
     restore_optimizer(
         training.optimizer, training.model.trainable(), load_file(checkpoint / OPTIMIZER)
     )
     return read_state(checkpoint)
-

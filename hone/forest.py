@@ -1,7 +1,8 @@
-"""Samples to batches: trees of segments laid flat in one row without padding, or padded one path a row.
+"""Samples to batches: trees of segments flat in one row without padding, or padded by path.
 
-A step's samples are cut into micro-batches between trees (`plan_micro_batches`); `make_batch` lays one micro-batch out.
-The engine reads `Batch`; the attention reads its spans. Nothing here knows the model or the method.
+A step's samples are cut into micro-batches between trees (`plan_micro_batches`); `make_batch` lays
+one micro-batch out. The engine reads `Batch`; the attention reads its spans. Nothing here knows the
+model or the method.
 
 Shapes: R rows, T tokens a row, P trained positions.
 """
@@ -19,7 +20,8 @@ from hone.records import Sample, Segment
 class Span:
     """Where one segment lies in the row, and what it may see: its own past and its ancestors.
 
-    ancestors: (start, length) of each, root first. offset: tokens of all ancestors, the path position of the first token.
+    ancestors: (start, length) of each, root first. offset: tokens of all ancestors, the path
+    position of the first token.
     """
 
     start: int
@@ -30,7 +32,9 @@ class Span:
 
 @dataclass(frozen=True)
 class StepCounts:
-    """What the sums of a step are divided by: counted over all its micro-batches before the first forward."""
+    """What the sums of a step are divided by: counted over all its micro-batches before the first
+    forward.
+    """
 
     trained_tokens: int
     samples: int
@@ -40,12 +44,13 @@ class StepCounts:
 class Batch:
     """One micro-batch, ready for the model.
 
-    input_ids, position_ids: (R, T). attention_mask: (R, T) for the padded layout, None for the forest.
-    spans: the segments of the forest's single row. sources_P: flat index (row * T + column) of the hidden state that
-    predicts targets_P. samples_P: which of the step's samples a position belongs to.
+    input_ids, position_ids: (R, T). attention_mask: (R, T) for the padded layout, None for the
+    forest. spans: the segments of the forest's single row. sources_P: flat index (row * T + column)
+    of the hidden state that predicts targets_P. samples_P: which of the step's samples a position
+    belongs to.
 
-    Example: the prompt [1, 2] with completions [3, 4] and [5] is the row [1, 2, 3, 4, 5] with position_ids
-    [0, 1, 2, 3, 2], sources_P [1, 2, 1] and targets_P [3, 4, 5].
+    Example: the prompt [1, 2] with completions [3, 4] and [5] is the row [1, 2, 3, 4, 5] with
+    position_ids [0, 1, 2, 3, 2], sources_P [1, 2, 1] and targets_P [3, 4, 5].
     """
 
     input_ids: torch.Tensor
@@ -82,7 +87,9 @@ def leaves(segments: Sequence[Segment]) -> list[int]:
 
 
 def is_target(segment: Segment, has_past: bool) -> np.ndarray:
-    """(L,) bool: trained tokens that something stands before; the first token of all cannot be predicted."""
+    """(L,) bool: trained tokens that something stands before; the first token of all cannot be
+    predicted.
+    """
     trained = np.asarray(segment.trained, dtype=bool)
     if has_past or not len(trained):
         return trained
@@ -93,7 +100,11 @@ def count_targets(sample: Sample) -> int:
     """Trained tokens of one sample that the loss sees."""
     segments = sample.segments
     return sum(
-        int(is_target(segment, any(len(segments[i].tokens) for i in path_to(segments, n)[:-1])).sum())
+        int(
+            is_target(
+                segment, any(len(segments[i].tokens) for i in path_to(segments, n)[:-1])
+            ).sum()
+        )
         for n, segment in enumerate(segments)
     )
 
@@ -108,8 +119,8 @@ def plan_micro_batches(
 ) -> list[list[int]]:
     """Cut a step into micro-batches of at most `token_budget` tokens, between trees and in order.
 
-    A sample longer than the budget stands alone; `alone` puts every sample alone. In the padded layout rows times the
-    longest path is what counts.
+    A sample longer than the budget stands alone; `alone` puts every sample alone. In the padded
+    layout rows times the longest path is what counts.
     """
     plan: list[list[int]] = []
     rows = longest = total = 0
@@ -139,7 +150,9 @@ class _Row:
     length: int = 0
 
     def add(self, segment: Segment, *, offset: int, before: int, sample: int, train: bool) -> int:
-        """Lay one segment down. `before` is the index of the token that predicts its first one, -1 for none."""
+        """Lay one segment down. `before` is the index of the token that predicts its first one, -1
+        for none.
+        """
         length, start = len(segment.tokens), self.length
         self.tokens.append(np.asarray(segment.tokens, dtype=np.int64))
         self.positions.append(np.arange(offset, offset + length))
@@ -173,14 +186,20 @@ def _lay_forest(row: _Row, sample: Sample, index: int) -> Iterator[Span]:
 
 
 def _lay_paths(sample: Sample, index: int) -> Iterator[_Row]:
-    """Lay each root-to-leaf path in a row of its own; a shared segment is trained only in the first."""
+    """Lay each root-to-leaf path in a row of its own; a shared segment is trained only in the
+    first.
+    """
     seen: set[int] = set()
     for leaf in leaves(sample.segments):
         row = _Row()
         for n in path_to(sample.segments, leaf):
             offset = row.length
             row.add(
-                sample.segments[n], offset=offset, before=offset - 1, sample=index, train=n not in seen
+                sample.segments[n],
+                offset=offset,
+                before=offset - 1,
+                sample=index,
+                train=n not in seen,
             )
             seen.add(n)
         yield row
@@ -221,9 +240,7 @@ def _stack(rows: list[_Row], spans: tuple[Span, ...], counts: StepCounts, *, mas
         input_ids[n, : row.length] = np.concatenate(row.tokens)
         position_ids[n, : row.length] = np.concatenate(row.positions)
         mask[n, : row.length] = 1
-    sources = [
-        part + n * longest for n, row in enumerate(rows) for part in row.sources
-    ]
+    sources = [part + n * longest for n, row in enumerate(rows) for part in row.sources]
 
     def joined(parts: list[np.ndarray]) -> torch.Tensor:
         return torch.from_numpy(np.concatenate(parts).astype(np.int64))

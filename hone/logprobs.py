@@ -1,7 +1,7 @@
-"""The log-probability of every trained token, through the model's own head, without ever holding all logits.
+"""Log-probabilities of the trained tokens through the model's own head, never all logits at once.
 
-Hidden states are projected onto the vocabulary only at trained positions and in chunks. Called by `models.py`; losses see
-only the result. Entropy joins here when a method asks for it.
+Hidden states are projected onto the vocabulary only at trained positions and in chunks. Called by
+`models.py`; losses see only the result. Entropy joins here when a method asks for it.
 
 Shapes: P trained positions, D hidden size, V vocabulary.
 """
@@ -20,8 +20,8 @@ SMALLEST_PROBABILITY = 1e-30  # below it the logarithm of a rounded probability 
 class Head:
     """A model's projection: logits = softcap(scale * (hidden @ weight.T + bias)).
 
-    weight_VD, bias_V: parameters of the output layer. scale: Granite divides, Cohere multiplies its logits.
-    softcap: c in c * tanh(logits / c) (Gemma 2, arXiv:2408.00118, section 2).
+    weight_VD, bias_V: parameters of the output layer. scale: Granite divides, Cohere multiplies its
+    logits. softcap: c in c * tanh(logits / c) (Gemma 2, arXiv:2408.00118, section 2).
     """
 
     weight_VD: torch.Tensor
@@ -33,7 +33,8 @@ class Head:
 def compute_logprobs(
     hidden_PD: torch.Tensor, targets_P: torch.Tensor, head: Head, dtype: torch.dtype | None = None
 ) -> torch.Tensor:
-    """Log-probabilities (P,) in fp32 (fp64 for fp64 models), differentiable in hidden states and head.
+    """Log-probabilities (P,) in fp32 (fp64 for fp64 models), differentiable in hidden states and
+    head.
 
     dtype: the number format of the products; the hidden states' own when left out.
     """
@@ -59,7 +60,9 @@ def _softmax(logits: torch.Tensor) -> torch.Tensor:
 def _log_chosen(
     probabilities: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
-    """log p(target): the logarithm of the probability, which saves a pass over the logits, where it is not too small."""
+    """log p(target): the logarithm of the probability, which saves a pass over the logits, where it
+    is not too small.
+    """
     chosen = probabilities.gather(1, targets[:, None])[:, 0]
     logprobs = chosen.log()
     small = (chosen < SMALLEST_PROBABILITY).nonzero()[:, 0]
@@ -72,7 +75,9 @@ def _log_chosen(
 def _descent(
     probabilities: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, head: Head
 ) -> torch.Tensor:
-    """-d log p(target) / d (hidden @ weight.T) = softmax - one-hot, through soft-cap and scale; in place."""
+    """-d log p(target) / d (hidden @ weight.T) = softmax - one-hot, through soft-cap and scale; in
+    place.
+    """
     probabilities[torch.arange(len(targets), device=targets.device), targets] -= 1
     if head.softcap is not None:
         probabilities.mul_(1 - (logits / head.softcap) ** 2)
@@ -80,9 +85,10 @@ def _descent(
 
 
 class _Logprobs(torch.autograd.Function):
-    """With a frozen head the gradient's direction is taken in the forward pass, while the logits are there: each
-    log-probability depends on its own hidden state only, so backward is one multiplication per position. A trained head
-    needs the upstream gradient for its own, and computes the logits again instead.
+    """With a frozen head the gradient's direction is taken in the forward pass, while the logits
+    are there: each log-probability depends on its own hidden state only, so backward is one
+    multiplication per position. A trained head needs the upstream gradient for its own, and
+    computes the logits again instead.
     """
 
     @staticmethod

@@ -1,7 +1,8 @@
 """A causal language model as the engine sees it: load, probe, log-probabilities of a batch, save.
 
-`load_model` reads transformers' own files; `LanguageModel` joins the module with its layout and its head. What is unusual
-about a model (attention rules, logit scales, positions) is found here, by probing it against plain forwards of itself.
+`load_model` reads transformers' own files; `LanguageModel` joins the module with its layout and its
+head. What is unusual about a model (attention rules, logit scales, positions) is found here, by
+probing it against plain forwards of itself.
 """
 
 import inspect
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -26,7 +28,7 @@ from hone.logprobs import Head, compute_logprobs
 from hone.recipe.schema import TrainingStage
 from hone.records import Sample, Segment
 
-# Relative distance of hidden states and log-probabilities up to which two ways of computing them count as the same.
+# Relative distance of log-probabilities up to which two ways of computing them count as the same.
 # fp64 models still compute norms and positions in fp32.
 PROBE_LIMIT = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 1e-2}
 
@@ -36,9 +38,11 @@ LARGEST_BUDGET = {"cpu": 1024, "cuda": 16384}
 
 @dataclass
 class LanguageModel:
-    """module: the model, wrapped by PEFT where adapters are trained. layout: how its batches must lie.
+    """module: the model, wrapped by PEFT where adapters are trained. layout: how its batches must
+    lie.
 
-    layout is "forest", "padded" or "alone" (padded, one path at a time); layout_reason says why it is not the forest.
+    layout is "forest", "padded" or "alone" (padded, one path at a time); layout_reason says why it
+    is not the forest.
     """
 
     module: PreTrainedModel | PeftModel
@@ -50,7 +54,9 @@ class LanguageModel:
     @property
     def causal(self) -> PreTrainedModel:
         """The transformers model with its head, adapters included where there are any."""
-        return self.module.get_base_model() if isinstance(self.module, PeftModel) else self.module  # type: ignore[return-value]
+        if isinstance(self.module, PeftModel):
+            return self.module.get_base_model()
+        return self.module
 
     @property
     def device(self) -> torch.device:
@@ -120,7 +126,8 @@ def load_model(
 ) -> LanguageModel:
     """Load a base model (folder or Hub id) and find the layout it can use.
 
-    Raises UserError for a source that is no causal language model, or a head that Hone does not reproduce.
+    Raises UserError for a source that is no causal language model, or a head that Hone does not
+    reproduce.
     """
     module = read_weights(source, precision.weights).to(device)
     return join_model(module, precision, layout=layout)
@@ -131,11 +138,17 @@ def read_weights(source: str, dtype: torch.dtype) -> PreTrainedModel:
     try:
         return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f'cannot load the model "{source}": {first}',
-            hint="expected a Hub id, or a folder with config.json and *.safetensors of a causal language model",
+            f'cannot load the model "{source}": {first_line(error)}',
+            hint="expected a Hub id, or a folder with config.json and *.safetensors of a causal "
+            "language model",
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What a library says, without its further lines."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -143,15 +156,18 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f'cannot load the tokenizer of "{source}": {first}',
+            f'cannot load the tokenizer of "{source}": {first_line(error)}',
             hint="expected tokenizer.json and tokenizer_config.json in the model's folder",
         ) from error
 
 
-def join_model(module: PreTrainedModel, precision: Precision, *, layout: str = "auto") -> LanguageModel:
-    """Join a loaded module with its head, and probe which layout computes what plain forwards compute."""
+def join_model(
+    module: PreTrainedModel, precision: Precision, *, layout: str = "auto"
+) -> LanguageModel:
+    """Join a loaded module with its head, and probe which layout computes what plain forwards
+    compute.
+    """
     module.eval()
     model = LanguageModel(module, find_head(module), precision)
     expected = _plain_logprobs(module, model.device)
@@ -178,7 +194,7 @@ def _try_forest(model: LanguageModel, expected: torch.Tensor) -> str:
         model.causal.set_attn_implementation(FOREST)
         distance = _relative(_batch_logprobs(model), expected)
     except (UnsupportedAttention, ValueError, TypeError, AttributeError) as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     except AssertionError:
         return "it does not call transformers' attention interface"
     limit = PROBE_LIMIT[model.precision.compute]
@@ -191,8 +207,8 @@ def _check_head(model: LanguageModel, expected: torch.Tensor) -> None:
     distance = _relative(_batch_logprobs(model), expected)
     if distance > PROBE_LIMIT[model.precision.compute]:
         raise UserError(
-            f"cannot reproduce the log-probabilities of this {model.causal.config.model_type} model: they differ "
-            f"from its own forward by {distance:.1e}",
+            "cannot reproduce the log-probabilities of this model: they differ from its own "
+            f"forward by {distance:.1e}",
             hint="its output head does something that Hone does not know; please report the model",
         )
 
@@ -200,7 +216,9 @@ def _check_head(model: LanguageModel, expected: torch.Tensor) -> None:
 def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Distance of log-probabilities against the spread of the expected ones."""
     found, expected = found.double().cpu(), expected.double().cpu()
-    distance = ((found - expected).norm() / (expected - expected.mean()).norm().clamp_min(1e-12)).item()
+    distance = (
+        (found - expected).norm() / (expected - expected.mean()).norm().clamp_min(1e-12)
+    ).item()
     return distance if distance == distance else float("inf")
 
 
@@ -250,16 +268,17 @@ def _rope_depends_on_length(config: Any) -> bool:
     rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
     parts = rope.values() if any(isinstance(v, dict) for v in rope.values()) else [rope]
     return any(
-        isinstance(part, dict) and part.get("rope_type") in ("longrope", "dynamic") for part in parts
+        isinstance(part, dict) and part.get("rope_type") in ("longrope", "dynamic")
+        for part in parts
     )
 
 
-def choose_token_budget(
-    model: LanguageModel, settings: TrainingStage, device: torch.device
-) -> int:
-    """Tokens computed at once: what a quarter of the device's whole memory holds, between 256 and `LARGEST_BUDGET`.
+def choose_token_budget(model: LanguageModel, settings: TrainingStage, device: torch.device) -> int:
+    """Tokens computed at once: what a quarter of the device's whole memory holds, between 256 and
+    `LARGEST_BUDGET`.
 
-    The same recipe on the same machine gives the same number; what is free at the moment never enters.
+    The same recipe on the same machine gives the same number; what is free at the moment never
+    enters.
     """
     if settings.token_budget is not None:
         return settings.token_budget
@@ -268,14 +287,16 @@ def choose_token_budget(
     inner = getattr(config, "intermediate_size", None) or 4 * width
     layers = 2 if settings.gradient_checkpointing else config.num_hidden_layers
     element = torch.empty((), dtype=model.precision.compute).element_size()
-    # Per token and layer: inputs of the linear layers and of the norms (in fp32), and the attention's operands (in fp32).
+    # Per token and layer: inputs of the linear layers, and in fp32 those of norms and attention.
     per_token = layers * (element * (8 * width + 4 * inner) + 4 * 8 * width)
     fitting = int(total_memory_bytes(device) / 4 / per_token)
     return max(256, min(LARGEST_BUDGET[device.type], 2 ** (fitting.bit_length() - 1)))
 
 
 def new_model(architecture: str, settings: dict[str, Any]) -> PreTrainedModel:
-    """A model with random weights from torch's current seed; raises UserError for an unknown architecture or setting."""
+    """A model with random weights from torch's current seed; raises UserError for an unknown
+    architecture or setting.
+    """
     try:
         config = AutoConfig.for_model(architecture)
     except ValueError as error:
@@ -286,16 +307,29 @@ def new_model(architecture: str, settings: dict[str, Any]) -> PreTrainedModel:
         ) from error
     unknown = [name for name in settings if not hasattr(config, name)]
     if unknown:
+        known = ", ".join(sorted(name for name in config.to_dict() if name[0] != "_"))
         raise UserError(
             f"model.config: {architecture} has no setting named {', '.join(unknown)}",
-            hint=f"settings: {', '.join(sorted(k for k in config.to_dict() if not k.startswith('_')))}",
+            hint=f"settings: {known}",
             exit_code=2,
         )
-    return AutoModelForCausalLM.from_config(type(config)(**settings), dtype=torch.float32)
+    try:
+        model = AutoModelForCausalLM.from_config(type(config)(**settings), dtype=torch.float32)
+        with torch.no_grad():
+            model(input_ids=torch.zeros(1, 2, dtype=torch.long))
+    except (ValueError, TypeError, RuntimeError, StrictDataclassError) as error:
+        raise UserError(
+            f"model.config: these settings make no {architecture} model: {first_line(error)}",
+            hint="hidden_size has to be a multiple of num_attention_heads, for example",
+            exit_code=2,
+        ) from error
+    return model
 
 
 def save_model(module: PreTrainedModel | PeftModel, folder: Path) -> None:
-    """Write weights and configuration in transformers' or PEFT's own files, the same bytes every time."""
+    """Write weights and configuration in transformers' or PEFT's own files, the same bytes every
+    time.
+    """
     if isinstance(module, PeftModel):
         for config in module.peft_config.values():  # PEFT keeps the targets as a set, in hash order
             config.target_modules = sorted(config.target_modules)

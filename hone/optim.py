@@ -1,6 +1,7 @@
 """Parameter groups, optimizers and learning-rate schedules.
 
-The schedule is a pure function of the step, so that a resumed run needs nothing but the step's number.
+The schedule is a pure function of the step, so that a resumed run needs nothing but the step's
+number.
 """
 
 import math
@@ -19,7 +20,9 @@ def decays(name: str, parameter: nn.Parameter, embeddings: set[int]) -> bool:
 
 
 def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """The optimizer over all trained parameters of `model`, in two groups: with weight decay and without."""
+    """The optimizer over all trained parameters of `model`, in two groups: with weight decay and
+    without.
+    """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
@@ -58,7 +61,9 @@ def warmup_steps(settings: TrainingStage, total: int) -> int:
 
 
 def make_schedule(settings: TrainingStage, total: int) -> Callable[[int], float]:
-    """The learning rate of step 1, 2, ... `total`: a linear warm-up, then `cosine`, `linear` or `constant`."""
+    """The learning rate of step 1, 2, ... `total`: a linear warm-up, then `cosine`, `linear` or
+    `constant`.
+    """
     warmup = warmup_steps(settings, total)
 
     def learning_rate(step: int) -> float:

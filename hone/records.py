@@ -1,7 +1,8 @@
 """What travels between the stages of the work: plain records, without torch.
 
-`data/` makes them, `forest.py` lays them into batches. A `Sample` is one tree of segments; for supervised data it has a
-single segment. Preference and policy samples hang several completions on one prompt.
+`data/` makes them, `forest.py` lays them into batches. A `Sample` is one tree of segments; for
+supervised data it has a single segment. Preference and policy samples hang several completions on
+one prompt.
 """
 
 from dataclasses import dataclass

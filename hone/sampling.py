@@ -1,7 +1,7 @@
 """Answers from a saved result: load it again, render the prompt as training did, generate.
 
-`load_artifact` opens a result, a base model or a checkpoint; `Artifact.generate_text` is used by `hone generate`, `hone
-chat` and evaluation. Generation itself is transformers' own.
+`load_artifact` opens a result, a base model or a checkpoint; `Artifact.generate_text` is used by
+`hone generate`, `hone chat` and evaluation. Generation itself is transformers' own.
 """
 
 import json
@@ -19,12 +19,16 @@ from hone.models import load_tokenizer, read_weights
 from hone.signals import check_stop
 
 PROMPTS_AT_ONCE = 32
-RENDERING = "hone.json"  # beside the weights: how prompts are rendered and which tokens end an answer
+RENDERING = (
+    "hone.json"  # beside the weights: how prompts are rendered and which tokens end an answer
+)
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """How prompts of a result are rendered: `plain` text as it stands, or as a user's message through the template."""
+    """How prompts of a result are rendered: `plain` text as it stands, or as a user's message
+    through the template.
+    """
 
     plain: bool
     template: str
@@ -52,7 +56,9 @@ class Artifact:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> list[str]:
-        """Answers in the order of the prompts: texts (rendered as the model was trained) or conversations."""
+        """Answers in the order of the prompts: texts (rendered as the model was trained) or
+        conversations.
+        """
         ids = [self._prompt_ids(prompt) for prompt in prompts]
         answers = self.generate(ids, max_new_tokens, temperature, seed)
         decode = self.renderer.tokenizer.decode
@@ -65,7 +71,9 @@ class Artifact:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> list[list[int]]:
-        """Token ids of the answers, end token left out; greedy at temperature 0, else drawn from `seed`."""
+        """Token ids of the answers, end token left out; greedy at temperature 0, else drawn from
+        `seed`.
+        """
         ends = set(self.rendering.end_token_ids)
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,

@@ -1,7 +1,7 @@
 """All randomness as pure functions: a seed from its parts, and the order of the data from the step.
 
-Nothing random has state, so a resumed run draws what an uninterrupted one would have drawn. `fit.py` and `stages/` ask
-here which samples a step has.
+Nothing random has state, so a resumed run draws what an uninterrupted one would have drawn.
+`fit.py` and `stages/` ask here which samples a step has.
 """
 
 import hashlib
@@ -34,7 +34,8 @@ def shuffle(count: int, *parts: int | str) -> Indices:
 class Order:
     """Which samples each step of a stage has. Batches never cross the end of an epoch.
 
-    lengths: (N,) tokens of each sample that is trained on. seed, stage: what the shuffling depends on.
+    lengths: (N,) tokens of each sample that is trained on. seed, stage: what the shuffling depends
+    on.
 
     Example: 10 samples in batches of 4 make 3 steps an epoch, of 4, 4 and 2 samples.
     """
@@ -56,7 +57,9 @@ class Order:
         return epoch + float(self._epoch(epoch)[1][within]) / len(self.lengths)
 
     def count_steps(self, epochs: float) -> int:
-        """Steps that `epochs` passes take; a part of a pass takes that part of its steps, rounded up."""
+        """Steps that `epochs` passes take; a part of a pass takes that part of its steps, rounded
+        up.
+        """
         whole = math.floor(epochs)
         steps = sum(self._steps(epoch) for epoch in range(whole))
         rest = epochs - whole
@@ -93,7 +96,7 @@ class Order:
 
 
 def _cut_by_tokens(lengths: npt.NDArray[np.int32], tokens: int) -> Indices:
-    """Ends of consecutive batches of at most `tokens` tokens; a longer sample makes a batch alone."""
+    """Ends of consecutive batches of at most `tokens` tokens; a longer sample stands alone."""
     total = np.cumsum(lengths, dtype=np.int64)
     ends: list[int] = []
     begin = 0
@@ -103,4 +106,3 @@ def _cut_by_tokens(lengths: npt.NDArray[np.int32], tokens: int) -> Indices:
         ends.append(end)
         begin = end
     return np.array(ends, dtype=np.int64)
-

@@ -1,4 +1,4 @@
-"""A run that is killed or stopped at any moment and resumed ends in the bytes of one that never was."""
+"""A run that is killed at any moment and resumed ends in the bytes of one that never was."""
 
 import json
 import random
@@ -54,7 +54,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
 
 
 def fresh(reference: tuple[Path, dict[str, str]]) -> Path:
-    """The folder without runs: the same paths again, because adapters name their base by its path."""
+    """The folder without runs: the same paths again, since adapters name their base by path."""
     folder = reference[0]
     if (folder / "runs").exists():
         (folder / "runs").rename(folder / f"runs-{time.monotonic_ns()}")

@@ -1,1 +1,1 @@
-"""Stages: each a short story that composes data, model, loss and `fit`; `run` tells them one after another."""
+"""Stages: short stories that compose data, model, loss and `fit`; `run` tells them in order."""

@@ -1,4 +1,4 @@
-"""What a person sees while a stage works: a bar at a terminal, a line now and then elsewhere, and log.txt always."""
+"""What a person sees while a stage works: a bar, or a line now and then; and log.txt always."""
 
 import time
 from pathlib import Path

@@ -20,9 +20,15 @@ from hone.checkpoints import find_fault, write_folder
 from hone.data.prepared import Prepared, default_cache_folder
 from hone.data.tokenizer_texts import texts_of, tokenizer_key
 from hone.data.tokenizer_training import train_tokenizer
-from hone.device import choose_device, count_cores, seed_torch, use_threads
+from hone.device import (
+    choose_device,
+    count_cores,
+    make_deterministic,
+    seed_torch,
+    use_threads,
+)
 from hone.errors import UserError
-from hone.models import load_tokenizer, new_model, save_model
+from hone.models import first_line, load_tokenizer, new_model, save_model
 from hone.recipe.load import LoadedRecipe
 from hone.recipe.schema import Lora, NewModel, Recipe, TrainedTokenizer
 from hone.runs import Run
@@ -48,6 +54,7 @@ def run_recipe(run: Run, *, console: Console) -> None:
     recipe = run.loaded_recipe().recipe
     lock_surroundings(run, recipe)
     device = choose_device(recipe.device)
+    make_deterministic(device)
     start = prepare_base(run, recipe, console)
     for index, stage in enumerate(recipe.stages):
         result = run.stage_folder(index, stage.method) / "model"
@@ -172,7 +179,7 @@ def check_stage(loaded: LoadedRecipe, index: int) -> str:
 
 
 def check_model(recipe: Recipe) -> None:
-    """The model's configuration and the adapters' targets, on the meta device: no weights are read."""
+    """The model's configuration and the adapters' targets on the meta device, without weights."""
     with torch.device("meta"):
         if isinstance(recipe.model, NewModel):
             model = new_model(recipe.model.architecture, dict(recipe.model.config))
@@ -182,8 +189,9 @@ def check_model(recipe: Recipe) -> None:
                 model = AutoModelForCausalLM.from_config(config)
             except (OSError, ValueError, KeyError) as error:
                 raise UserError(
-                    f'model: "{recipe.model}" cannot be used: {str(error).strip().splitlines()[0]}',
-                    hint="expected a Hub id, or a folder with config.json of a causal language model",
+                    f'model: "{recipe.model}" cannot be used: {first_line(error)}',
+                    hint="expected a Hub id, or a folder with config.json of a causal language "
+                    "model",
                     exit_code=2,
                 ) from error
     for stage in recipe.stages:

@@ -1,4 +1,4 @@
-"""Where a stage starts: the base model or the result of the stage before, and the model built from it."""
+"""Where a stage starts: the base model or the result of the stage before, and its model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +114,7 @@ def check_sizes(model: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> Non
     if len(tokenizer) > rows:
         raise UserError(
             f"the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings",
-            hint="the model folder mixes files of two models; expected at least as many embeddings as tokens",
+            hint="the folder mixes files of two models; expected as many embeddings as tokens",
         )
 
 

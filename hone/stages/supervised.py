@@ -55,7 +55,7 @@ class SampleView(Sequence[Sample]):
 
 @dataclass(frozen=True)
 class StageData:
-    """training and held-out samples of a stage. order: which of the training samples each step has."""
+    """A stage's training and held-out samples. order: which training samples each step has."""
 
     prepared: Prepared
     training: SampleView
@@ -170,7 +170,8 @@ class SupervisedStage:
             )
         if locked and locked["key"] != prepared.key:
             raise UserError(
-                f"`{data.path}` has changed since the run `{self.run.name}` began, so resuming could not be exact",
+                f"`{data.path}` has changed since the run `{self.run.name}` began, "
+                "so resuming could not be exact",
                 hint="put the file back as it was, or start a new run: hone run "
                 f"{self.run.path / 'recipe.yaml'}",
             )
@@ -253,7 +254,7 @@ class SupervisedStage:
     def save_result(
         self, training: Training, prepared: Prepared, tokenizer: PreTrainedTokenizerBase
     ) -> None:
-        """The stage's `model/`: weights or adapter, tokenizer, template, how prompts are rendered."""
+        """The stage's `model/`: weights or adapter, tokenizer, template, rendering."""
 
         def write(folder: Path) -> None:
             model = training.model
