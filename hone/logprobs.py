@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 CHUNK_ELEMENTS = 4 * 2**20  # logits held at once: 128 positions of a 32,000 vocabulary
+ROWS_MULTIPLE = 16  # positions are filled up to it: few different shapes, as in forest.py
 SMALLEST_PROBABILITY = 1e-30  # below it the logarithm of a rounded probability is no longer exact
 
 
@@ -39,7 +40,12 @@ def compute_logprobs(
     dtype: the number format of the products; the hidden states' own when left out.
     """
     dtype = dtype or hidden_PD.dtype
-    return _Logprobs.apply(hidden_PD, head.weight_VD, head.bias_V, targets_P, head, dtype)
+    count = len(targets_P)
+    filling = -count % ROWS_MULTIPLE
+    hidden_PD = F.pad(hidden_PD, (0, 0, 0, filling))
+    targets_P = F.pad(targets_P, (0, filling))
+    logprobs = _Logprobs.apply(hidden_PD, head.weight_VD, head.bias_V, targets_P, head, dtype)
+    return logprobs[:count]
 
 
 def _project(

@@ -23,7 +23,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from hone.attention import FOREST, UnsupportedAttention, forest_layout
 from hone.device import Precision, total_memory_bytes
 from hone.errors import UserError
-from hone.forest import Batch, count_step, make_batch
+from hone.forest import ROW_MULTIPLE, Batch, count_step, make_batch
 from hone.logprobs import Head, compute_logprobs
 from hone.recipe.schema import TrainingStage
 from hone.records import Sample, Segment
@@ -69,7 +69,9 @@ class LanguageModel:
 
     def make_batch(self, samples: list[Sample], **keywords: Any) -> Batch:
         """Lay samples out as this model needs them."""
-        return make_batch(samples, padded=self.layout != "forest", **keywords).to(self.device)
+        padded = self.layout != "forest"
+        batch = make_batch(samples, padded=padded, multiple=ROW_MULTIPLE, **keywords)
+        return batch.to(self.device)
 
     @contextmanager
     def laid_out(self, batch: Batch) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The engine's log-probabilities and gradients against transformers' own forwards of single unpadded samples."""
+"""The engine against transformers' own forwards of single unpadded samples."""
 
 import numpy as np
 import pytest
@@ -72,7 +72,7 @@ def gradients(module) -> dict[str, torch.Tensor]:
 def distance(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
     """The largest relative norm of a difference over all tensors."""
     assert found.keys() == expected.keys()
-    # A tensor whose true gradient is zero (a bias that softmax cancels) is measured against the whole.
+    # A tensor whose true gradient is zero (a bias softmax cancels) is measured against the whole.
     whole = max(tensor.norm() for tensor in expected.values())
     return max(
         float((found[n] - expected[n]).norm() / max(expected[n].norm(), 1e-3 * whole))
@@ -123,7 +123,7 @@ def test_any_cut_and_padding_give_the_same_step(name):
 
 
 def test_a_shifted_mask_is_caught():
-    """The negative control: training the neighbours of the trained tokens is far outside the limit."""
+    """The negative control: training the trained tokens' neighbours is far outside the limit."""
     module = make_model("llama")
     samples = random_samples(4)
     plain_loss(module, samples).backward()

@@ -1,4 +1,4 @@
-"""Tiny random models of the families the engine is tested on, and random samples; used by the torch tests."""
+"""Tiny random models of the families the engine is tested on, and random samples."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""A person's folder for the end-to-end tests: data, a recipe, and the real command in its own process group."""
+"""A person's folder for the end-to-end tests: data, a recipe, and the real command."""
 
 import hashlib
 import json
@@ -73,7 +73,7 @@ def kill(process: subprocess.Popen[str], signum: int = signal.SIGKILL) -> str:
 
 
 def fingerprint(run: Path) -> dict[str, str]:
-    """SHA-256 of each stage's result, of its newest optimizer state and of its canonical metrics."""
+    """SHA-256 of each stage's result, newest optimizer state and canonical metrics."""
     found = {}
     for stage in sorted((run / "stages").iterdir()):
         for path in sorted((stage / "model").rglob("*")):

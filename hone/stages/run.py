@@ -17,6 +17,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hone.adapters import choose_targets
 from hone.checkpoints import find_fault, write_folder
+from hone.data.chat import Renderer
 from hone.data.prepared import Prepared, default_cache_folder
 from hone.data.tokenizer_texts import texts_of, tokenizer_key
 from hone.data.tokenizer_training import train_tokenizer
@@ -34,7 +35,13 @@ from hone.recipe.schema import Lora, NewModel, Recipe, TrainedTokenizer
 from hone.runs import Run
 from hone.sampling import Artifact, load_artifact
 from hone.stages.start import Start
-from hone.stages.supervised import SupervisedStage, adapter_of, prepare_data, split_data
+from hone.stages.supervised import (
+    SupervisedStage,
+    adapter_of,
+    held_out_data,
+    prepare_data,
+    split_data,
+)
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,9 @@ def prepare_stage(loaded: LoadedRecipe, index: int) -> tuple[Prepared, PreTraine
     recipe = loaded.recipe
     settings = recipe.stages[index].settings
     tokenizer = base_tokenizer(recipe.model)
+    for before in recipe.stages[:index]:  # each stage saves its template with its result
+        template = Renderer(tokenizer, before.settings.data.template).template
+        tokenizer.chat_template = template
     today = datetime.date.today().isoformat()
     return prepare_data(settings, settings.data, tokenizer, date=today), tokenizer
 
@@ -165,9 +175,9 @@ def check_stage(loaded: LoadedRecipe, index: int) -> str:
     settings = loaded.recipe.stages[index].settings
     prepared, tokenizer = prepare_stage(loaded, index)
     evaluation = None
-    if settings.evaluation and settings.evaluation.data is not None:
+    if (held_out := held_out_data(settings)) is not None:
         today = datetime.date.today().isoformat()
-        evaluation = prepare_data(settings, settings.evaluation.data, tokenizer, date=today)
+        evaluation = prepare_data(settings, held_out, tokenizer, date=today)
     data = split_data(settings, prepared, evaluation, loaded.recipe.seed, index)
     counts = prepared.report
     left_out = counts["dropped_overlong"] + counts["dropped_untrained"] + counts["skipped_rows"]

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel
-from transformers import PreTrainedModel
+from peft import LoraConfig, PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hone.adapters import add_lora, choose_targets, use_fast_forward
@@ -64,7 +64,11 @@ def build_model(
     model = join_model(read_weights(base, precision.weights).to(device), precision, layout=layout)
     existing = checkpoint or (start.adapter if continued else None)
     if existing:
-        model.module = PeftModel.from_pretrained(model.causal, str(existing), is_trainable=True)
+        config = LoraConfig.from_pretrained(str(existing))
+        config.lora_dropout = adapter.dropout  # may be another one than in the stage before
+        model.module = PeftModel.from_pretrained(
+            model.causal, str(existing), is_trainable=True, config=config
+        )
     else:
         seed_torch(*seed, "adapter")
         model.module = add_lora(model.causal, adapter)
@@ -78,11 +82,10 @@ def continues(start: Start, adapter: Lora) -> bool:
     """
     if start.adapter is None:
         return False
-    from peft import LoraConfig
-
     before = LoraConfig.from_pretrained(str(start.adapter))
-    targets = set(before.target_modules or ())
-    same_layers = adapter.targets == "all" or targets == set(adapter.targets)
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(start.base))
+    same_layers = set(before.target_modules or ()) == set(choose_targets(base, adapter.targets))
     return (before.r, before.lora_alpha) == (adapter.rank, adapter.alpha) and same_layers
 
 

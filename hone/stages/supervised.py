@@ -69,6 +69,16 @@ def adapter_of(settings: TrainingStage) -> Lora | Full:
     return settings.adapter if isinstance(settings, Sft) else Full()
 
 
+def held_out_data(settings: TrainingStage) -> Data | None:
+    """The source of held-out samples, if they have one of their own; rendered as the training data
+    unless it names a template.
+    """
+    data = settings.evaluation.data if settings.evaluation else None
+    if data is None or data.template != "auto":
+        return data
+    return data.model_copy(update={"template": settings.data.template})
+
+
 def prepare_data(
     settings: TrainingStage,
     data: Data,
@@ -146,11 +156,9 @@ class SupervisedStage:
 
     def open_data(self, tokenizer: PreTrainedTokenizerBase) -> StageData:
         """The stage's data: of the cache a resumed run began with, or prepared now."""
-        evaluation = self.settings.evaluation
         prepared = self.open_source("data", self.settings.data, tokenizer)
-        held_out = None
-        if evaluation and evaluation.data is not None:
-            held_out = self.open_source("evaluation", evaluation.data, tokenizer)
+        asked = held_out_data(self.settings)
+        held_out = self.open_source("evaluation", asked, tokenizer) if asked else None
         return split_data(self.settings, prepared, held_out, self.recipe.seed, self.index)
 
     def open_source(self, name: str, data: Data, tokenizer: PreTrainedTokenizerBase) -> Prepared:
@@ -201,7 +209,7 @@ class SupervisedStage:
             seed=(self.recipe.seed, self.index),
         )
         if settings.gradient_checkpointing:
-            model.causal.gradient_checkpointing_enable({"use_reentrant": False})
+            model.causal.activation_checkpointing_enable({"use_reentrant": False})
         budget = locked.get("token_budget") or choose_token_budget(model, settings, device)
         name = "bf16" if precision.compute == torch.bfloat16 else "fp32"
         self.lock({"token_budget": budget, "precision": name, "layout": model.layout})

@@ -1,0 +1,52 @@
+"""`hone data show`: samples as the model will see them, trained tokens marked, and the counts."""
+
+from typing import Annotated
+
+import typer
+
+from hone.cli.arguments import AsJson, Overrides, Recipe
+from hone.cli.output import print_json, print_rich
+from hone.errors import UserError
+
+
+def show(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    stage: Annotated[
+        int, typer.Option("--stage", metavar="N", min=1, help="Which stage's data, from 1.")
+    ] = 1,
+    samples: Annotated[
+        int, typer.Option("--samples", metavar="N", min=0, help="How many samples.")
+    ] = 3,
+    start: Annotated[
+        int, typer.Option("--start", metavar="N", min=0, help="The first sample, from 0.")
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Print samples as the model will see them.
+
+    Trained tokens are coloured; below the samples stand the counts of samples, tokens, trained
+    tokens, and of what was cut or left out.
+
+    \b
+    Example:
+      hone data show recipe.yaml
+      hone data show recipe.yaml --stage 2 --samples 1
+      hone data show recipe.yaml sft.max_tokens=256 --json
+    """
+    from hone.recipe.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    num_stages = len(loaded.recipe.stages)
+    if stage > num_stages:
+        message = f"`--stage {stage}`: the recipe has {num_stages} stage(s)"
+        raise UserError(message, hint=f"hone data show {recipe} --stage {num_stages}", exit_code=2)
+    from hone.data.show import samples_as_json, show_samples
+    from hone.stages.run import prepare_stage
+
+    prepared, tokenizer = prepare_stage(loaded, stage - 1)
+    if as_json:
+        shown = samples_as_json(prepared, tokenizer, samples, start)
+        print_json({"samples": shown, "counts": prepared.report})
+    else:
+        print_rich(show_samples(prepared, tokenizer, samples, start))

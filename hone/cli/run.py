@@ -1,0 +1,91 @@
+"""`hone run`: make a run from a recipe and work on it. `resume.py` shares `execute`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hone.cli.arguments import RUNS_FOLDER, AsJson, Overrides, Recipe, RunsFolder
+from hone.cli.output import make_console, print_json, say
+from hone.errors import UserError
+from hone.signals import StopRequested, uninterrupted
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hone.runs import Run
+
+
+def run(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="NAME", help="The run's name; else the recipe's, counted."),
+    ] = None,
+    runs: RunsFolder = RUNS_FOLDER,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the whole recipe and where each value is from.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train what a recipe says.
+
+    The run is a folder; it can be stopped or killed at any moment and resumed to the same bytes.
+    --json is for --dry-run.
+
+    \b
+    Example:
+      hone run recipe.yaml
+      hone run recipe.yaml sft.steps=50 sft.learning_rate=1e-4 --name first
+      hone run recipe.yaml --dry-run
+    """
+    from hone.recipe.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    if dry_run:
+        _print_resolved(loaded.resolved, loaded.origins, as_json)
+        return
+    if as_json:
+        raise UserError("`--json` without `--dry-run`", hint="hone show RUN --json", exit_code=2)
+    from hone.runs import create_run
+
+    console = make_console()
+    with uninterrupted():  # whoever stops it here is still told what was made
+        made = create_run(loaded, name, runs, stem=recipe.stem)
+        say(console, f"run {made.name} in {made.path}")
+    methods = [stage.method for stage in loaded.recipe.stages]
+    listed = ", ".join(f"{number} {method}" for number, method in enumerate(methods, 1))
+    say(console, f"stages: {listed}")
+    execute(made, console)
+
+
+def execute(run: "Run", console: "Console") -> None:
+    """One attempt at a run; however it ends, it is said what can be done next."""
+    resume = f"hone resume {run.reference}"
+    try:
+        with run.attempt():
+            from hone.stages.run import run_recipe
+
+            run_recipe(run, console=console)
+    except StopRequested as stop:
+        if not run.done:
+            say(console, f"{stop}; go on: {resume}")
+        raise
+    except UserError as error:
+        if run.status()["state"] != "failed":  # another process works on it
+            raise
+        hint = f"{error.hint}\n      then go on: {resume}" if error.hint else f"go on: {resume}"
+        raise UserError(error.message, hint=hint, exit_code=error.exit_code) from error
+    except Exception:
+        say(console, f"the run can go on: {resume}")
+        raise
+    say(console, f"finished; talk to the result: hone chat {run.reference}")
+
+
+def _print_resolved(resolved: dict[str, object], origins: dict[str, str], as_json: bool) -> None:
+    from hone.cli.resolved import resolved_lines
+
+    if as_json:
+        print_json({"recipe": resolved, "origins": origins})
+    else:
+        print("\n".join(resolved_lines(resolved, origins)))

@@ -1,0 +1,128 @@
+"""`hone show`: a run from its directory alone: state, recipe, stages, files, what to type next."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hone.cli.arguments import RUNS_FOLDER, AsJson, RunName, RunsFolder
+from hone.cli.output import duration, number, print_json, print_table
+
+if TYPE_CHECKING:
+    from hone.runs import Run
+
+HEADING = ("STAGE", "STEPS", "LOSS", "EVALUATION LOSS", "TOKENS", "TIME")
+
+# What a stage is summarised by, where the recipe has it.
+TOLD = ("data", "adapter", "batch", "epochs", "steps", "learning_rate", "schedule")
+
+
+def show(run: RunName, runs: RunsFolder = RUNS_FOLDER, as_json: AsJson = False) -> None:
+    """Describe a run.
+
+    \b
+    Example:
+      hone show first
+      hone show first --json
+    """
+    from hone.runs import open_run
+
+    found = open_run(run, runs)
+    described = describe(found)
+    if as_json:
+        print_json(described)
+    else:
+        _print(described, found)
+
+
+def describe(run: "Run") -> dict[str, Any]:
+    """All that `hone show` prints, as JSON."""
+    return {
+        "name": run.name,
+        "path": str(run.path),
+        "status": run.status(),
+        "recipe": run.resolved(),
+        "stages": [_stage(folder) for folder in run.stage_folders()],
+    }
+
+
+def _stage(folder: Path) -> dict[str, Any]:
+    """A stage that has begun: its first and last losses, and what it took over all attempts."""
+    from hone.metrics import read_metrics
+
+    rows = read_metrics(folder / "metrics.jsonl")
+    training = [row for row in rows if "split" not in row]
+    evaluation = [row for row in rows if row.get("split") == "evaluation"]
+    model = folder / "model"
+    return {
+        "stage": folder.name,
+        "steps": training[-1]["step"] if training else 0,
+        "loss": _first_and_last(training),
+        "evaluation_loss": _first_and_last(evaluation),
+        "tokens": sum(row.get("tokens", 0) for row in training),
+        "step_time_s": sum(row.get("step_s", 0.0) for row in training),
+        "metrics": str(folder / "metrics.jsonl") if rows else None,
+        "model": str(model) if model.is_dir() else None,
+    }
+
+
+def _first_and_last(rows: list[dict[str, Any]]) -> list[float]:
+    losses = [row["loss"] for row in rows if row.get("loss") is not None]
+    return [losses[0], losses[-1]] if losses else []
+
+
+def _print(described: dict[str, Any], run: "Run") -> None:
+    status, recipe = described["status"], described["recipe"]
+    attempt = f", attempt {status['attempt']}" if "attempt" in status else ""
+    print(f"{described['name']}: {status['state']}{attempt}")
+    if status["state"] == "failed":
+        print(f"  {status.get('message', '')}")
+    if status["state"] == "running":
+        print(f"  process {status.get('pid')} on {status.get('host')}")
+    print(f"\nmodel  {_inline(recipe['model'])}")
+    for index, stage in enumerate(recipe["stages"], 1):
+        method, settings = next((key, value) for key, value in stage.items() if value is not None)
+        told = [f"{key} {_inline(settings[key])}" for key in TOLD if settings.get(key) is not None]
+        print(f"{index} {method}  {', '.join(told)}")
+    if described["stages"]:
+        print()
+        print_table([HEADING, *map(_cells, described["stages"])])
+    _print_files(described, run)
+    _print_next(described, run)
+
+
+def _inline(value: Any) -> str:
+    """A setting in a few words: the `path` or `type` of a table stands for it."""
+    if not isinstance(value, dict):
+        return str(value)
+    for key in ("path", "architecture"):
+        if key in value:
+            return str(value[key])
+    given = [f"{item}" if key == "type" else f"{key} {item}" for key, item in value.items() if item]
+    return " ".join(given)
+
+
+def _cells(stage: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        stage["stage"],
+        number(stage["steps"]),
+        " -> ".join(map(number, stage["loss"])) or "-",
+        " -> ".join(map(number, stage["evaluation_loss"])) or "-",
+        number(stage["tokens"]),
+        duration(stage["step_time_s"]),
+    )
+
+
+def _print_files(described: dict[str, Any], run: "Run") -> None:
+    print(f"\nfolder   {run.path}")
+    for stage in described["stages"]:
+        for what in ("model", "metrics"):
+            if stage[what]:
+                print(f"{what.ljust(7)}  {stage[what]}")
+
+
+def _print_next(described: dict[str, Any], run: "Run") -> None:
+    if described["status"]["state"] == "running":
+        return
+    if not run.done:
+        print(f"\ngo on: hone resume {run.reference}")
+    if any(stage["model"] for stage in described["stages"]):
+        print(f"\ntalk to it: hone chat {run.reference}")

@@ -1,0 +1,326 @@
+"""From a data source to arrays of tokens on disk, kept under a key of all that they depend on.
+
+`prepare` is called by the stages, `hone check` and `hone data show`. Rows are read, rendered and
+tokenised in batches and written as they come, so the memory stays small; the folder gets its name
+only when it is whole. What is written is described in `prepared.py`, how a row becomes tokens in
+`chat.py`.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from hone.data.chat import Rendered, Renderer, Tokenizer, Tokens
+from hone.data.formats import Reading, TrainOn, recognise
+from hone.data.prepared import (
+    ARRAYS,
+    COUNTS,
+    LAYOUT,
+    Prepared,
+    array_path,
+    array_sizes,
+    default_cache_folder,
+    open_prepared,
+    split_held_out,
+)
+from hone.data.rows import BadRow, Row, RowError
+from hone.data.sources import (
+    Source,
+    SourceFile,
+    has_changed,
+    has_settled,
+    hash_files,
+    open_source,
+)
+from hone.data.storage import ArrayWriter, remove_abandoned, whole_folder, write_shared_json
+from hone.errors import UserError
+from hone.files import read_json, write_json
+from hone.recipe.schema import Data
+
+__all__ = ["Prepared", "open_prepared", "prepare", "split_held_out"]
+
+BATCH_ROWS = 1000
+BATCH_CHARACTERS = 4_000_000  # a batch ends earlier where rows are long
+NAMED_ROWS = 5  # skipped rows that are named, the others are only counted
+SKIP_HINT = "correct the row, or leave such rows out: data: {path: ..., on_bad_row: skip}"
+
+Overlong = Literal["keep_start", "keep_end", "drop"]
+Progress = Callable[[int, int | None], None]
+
+
+def prepare(
+    data: Data,
+    tokenizer: Tokenizer,
+    *,
+    max_tokens: int,
+    overlong: Overlong,
+    train_on: TrainOn,
+    cache_folder: Path | None = None,
+    progress: Progress | None = None,
+    date: str | None = None,
+) -> Prepared:
+    """Tokenise a data source, or open what an earlier call with the same inputs made.
+
+    progress is called with (rows read, rows in all or None). date: YYYY-MM-DD for templates that
+    print it. Raises UserError for data that cannot be read, for a bad row where the recipe says
+    stop, and when no sample is left.
+    """
+    folder = cache_folder or default_cache_folder()
+    renderer = Renderer(tokenizer, data.template, date=date)
+    source = open_source(data.path, data.split)
+    files = _hashed(source, folder)
+    key = _key(data, renderer, files, max_tokens=max_tokens, overlong=overlong, train_on=train_on)
+    found = open_prepared(key, folder)
+    if found is None:
+        work = _Preparation(data, renderer, source, max_tokens, overlong, train_on)
+        _write_folder(folder, key, work, files, progress)
+        found = open_prepared(key, folder)
+        assert found, "a folder that has just been written can be opened"
+    return replace(found, sources=_described(source, files))
+
+
+class _Preparation:
+    """Rows on their way to tokens; counts what happens to them."""
+
+    def __init__(
+        self,
+        data: Data,
+        renderer: Renderer,
+        source: Source,
+        max_tokens: int,
+        overlong: Overlong,
+        train_on: TrainOn,
+    ) -> None:
+        self.data = data
+        self.renderer = renderer
+        self.source = source
+        self.max_tokens = max_tokens
+        self.overlong = overlong
+        self.train_on: TrainOn = train_on
+        self.counts: Counter[str] = Counter()
+        self.skipped: list[str] = []
+        self.plain = False
+        self._reading: Reading | None = None
+
+    def batches(self) -> Iterator[list[tuple[Row, Tokens]]]:
+        """The samples, in batches that fit in the memory."""
+        batch: list[tuple[Row, Rendered]] = []
+        characters = 0
+        for row in self.source.rows():
+            self.counts["rows"] += 1
+            rendered = self._rendered(row)
+            if isinstance(row, Row) and rendered:
+                batch.append((row, rendered))
+                characters += len(rendered.text)
+            if len(batch) == BATCH_ROWS or characters > BATCH_CHARACTERS:
+                yield self._tokenised(batch)
+                batch, characters = [], 0
+        if batch:
+            yield self._tokenised(batch)
+
+    def _rendered(self, row: Row | BadRow) -> Rendered | None:
+        """The row's text; None for one that cannot be used and is skipped."""
+        try:
+            if isinstance(row, BadRow):
+                raise RowError(row.message)
+            self._reading = self._reading or self._recognised(row)
+            example = self._reading.example(row.values, self.train_on)
+            rendered = self.renderer.render(example, self.train_on)
+            self.plain = rendered.plain
+            return rendered
+        except RowError as fault:
+            self._skip(row, fault)
+            return None
+
+    def _recognised(self, row: Row) -> Reading:
+        try:
+            return recognise(list(row.values), self.data)
+        except UserError as fault:
+            message = f"{self.source.place(row.source, row.number)}: {fault.message}"
+            raise UserError(message, hint=fault.hint, exit_code=fault.exit_code) from fault
+
+    def _skip(self, row: Row | BadRow, fault: RowError) -> None:
+        message = f"{self.source.place(row.source, row.number)}: {fault.message}"
+        if self.data.on_bad_row == "stop":
+            raise UserError(message, hint=fault.hint or SKIP_HINT) from fault
+        self.counts["skipped_rows"] += 1
+        if len(self.skipped) < NAMED_ROWS:
+            self.skipped.append(message)
+
+    def _tokenised(self, batch: list[tuple[Row, Rendered]]) -> list[tuple[Row, Tokens]]:
+        tokens = self.renderer.tokenise([rendered for _, rendered in batch])
+        fitted = [(row, self._fitted(each)) for (row, _), each in zip(batch, tokens, strict=True)]
+        return [(row, each) for row, each in fitted if each]
+
+    def _fitted(self, tokens: Tokens) -> Tokens | None:
+        """The sample, shortened where it is too long; None where it is dropped."""
+        if len(tokens.ids) > self.max_tokens:
+            if self.overlong == "drop":
+                self.counts["dropped_overlong"] += 1
+                return None
+            self.counts["truncated"] += 1
+            tokens = shortened(tokens, self.max_tokens, self.overlong, self.renderer.begin_ids)
+        num_trained = int(tokens.trained.sum())
+        if num_trained == 0:
+            self.counts["dropped_untrained"] += 1
+            return None
+        self.counts.update(
+            samples=1,
+            tokens=len(tokens.ids),
+            trained_tokens=num_trained,
+            straddling_tokens=tokens.straddling,
+        )
+        return tokens
+
+    def nothing_left(self) -> UserError:
+        """Why there is no sample, cause by cause, with a hint for the most frequent one."""
+        counts, limit = self.counts, self.max_tokens
+        causes = {
+            "skipped_rows": ("could not be used", f"the first of them: {self.skipped[:1]}"),
+            "dropped_overlong": (
+                f"were longer than max_tokens {limit}",
+                "raise `max_tokens`, or keep a part: overlong: keep_start",
+            ),
+            "dropped_untrained": (
+                f"had no token to train ({counts['truncated']} were cut to max_tokens {limit})",
+                "raise `max_tokens`, or keep the end of long samples: overlong: keep_end",
+            ),
+        }
+        found = [f"{counts[name]} {what}" for name, (what, _) in causes.items() if counts[name]]
+        _, hint = causes[max(causes, key=lambda name: counts[name])]
+        return UserError(
+            "no sample is left to train on: " + ", ".join([f"{counts['rows']} rows read", *found]),
+            hint=hint if found else f"see what is in it: head {self.data.path}",
+        )
+
+
+def shortened(tokens: Tokens, limit: int, overlong: Overlong, begin_ids: list[int]) -> Tokens:
+    """The first or the last `limit` tokens; before the last ones the beginning token stays."""
+    ids, trained, straddling = tokens
+    if overlong == "keep_start":
+        return Tokens(ids[:limit], trained[:limit], straddling)
+    begins = bool(begin_ids) and ids[: len(begin_ids)].tolist() == begin_ids
+    kept = len(begin_ids) if begins and len(begin_ids) < limit else 0
+    left_out = slice(kept, len(ids) - (limit - kept))
+    ids, trained = np.delete(ids, left_out), np.delete(trained, left_out)
+    trained[0] = False  # nothing stands before it now
+    return Tokens(ids, trained, straddling)
+
+
+def _write_folder(
+    folder: Path, key: str, work: _Preparation, files: list[SourceFile], progress: Progress | None
+) -> None:
+    remove_abandoned(folder)
+    try:
+        with whole_folder(
+            folder / key, is_whole=lambda: open_prepared(key, folder) is not None
+        ) as unfinished:
+            _write_arrays(unfinished, work, files, progress)
+            write_json(unfinished / "manifest.json", _manifest(unfinished, key, work, files))
+    except OSError as fault:
+        raise UserError(
+            f"the prepared data could not be written to `{folder}`: {fault.strerror or fault}",
+            hint="make room there, or name another place: export HONE_CACHE=/path/with/room",
+        ) from fault
+
+
+def _write_arrays(
+    folder: Path, work: _Preparation, files: list[SourceFile], progress: Progress | None
+) -> None:
+    known = [file.rows for file in files if file.rows is not None]
+    total = sum(known) if len(known) == len(files) else None
+    num_tokens = 0
+    with ArrayWriter({name: array_path(folder, name) for name in ARRAYS}) as arrays:
+        arrays.append("offsets", np.zeros(1, dtype=np.int64))
+        for batch in work.batches():
+            num_tokens = _append(arrays, batch, num_tokens)
+            if progress:
+                progress(work.counts["rows"], total)
+    changed = next((file for file in files if has_changed(file)), None)
+    if changed:
+        message = f"`{changed.path}` changed while it was read"
+        raise UserError(message, hint="start again once it is complete")
+    if not work.counts["samples"]:
+        raise work.nothing_left()
+
+
+def _append(arrays: ArrayWriter, batch: list[tuple[Row, Tokens]], num_tokens: int) -> int:
+    """Write a batch behind `num_tokens` tokens; returns how many there are then."""
+    if not batch:
+        return num_tokens
+    borders = num_tokens + np.cumsum([len(tokens.ids) for _, tokens in batch], dtype=np.int64)
+    trained = [tokens.trained for _, tokens in batch]
+    arrays.append("tokens", np.concatenate([tokens.ids for _, tokens in batch]))
+    arrays.append("trained", np.concatenate(trained).astype(np.uint8))
+    arrays.append("offsets", borders)
+    arrays.append("counts", np.array([mask.sum() for mask in trained], dtype=np.int32))
+    arrays.append("rows", np.array([row.number for row, _ in batch], dtype=np.int64))
+    arrays.append("files", np.array([row.source for row, _ in batch], dtype=np.int32))
+    return int(borders[-1])
+
+
+def _manifest(
+    folder: Path, key: str, work: _Preparation, files: list[SourceFile]
+) -> dict[str, Any]:
+    return {
+        "layout": LAYOUT,
+        "key": key,
+        "report": {name: work.counts[name] for name in COUNTS},
+        "skipped": work.skipped,
+        "plain": work.plain,
+        "template": work.renderer.template,
+        "date": work.renderer.date,
+        "end_token_ids": work.renderer.end_token_ids,
+        "sources": _described(work.source, files),
+        "sizes": array_sizes(folder),
+    }
+
+
+def _described(source: Source, files: list[SourceFile]) -> list[dict[str, Any]]:
+    name = getattr(source, "name", None)
+    return [asdict(file) | ({"name": name} if name else {}) for file in files]
+
+
+def _hashed(source: Source, folder: Path) -> list[SourceFile]:
+    """The source's files with their hashes; those of unchanged files are remembered."""
+    index = folder / f"sources-{LAYOUT}.json"
+    known = {path: SourceFile(**entry) for path, entry in (read_json(index) or {}).items()}
+    files = hash_files(source.files, known)
+    new = {file.path: file for file in files if has_settled(file)}
+    if any(known.get(path) != file for path, file in new.items()):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_shared_json(index, {path: asdict(file) for path, file in {**known, **new}.items()})
+    return files
+
+
+def _key(data: Data, renderer: Renderer, files: list[SourceFile], **settings: Any) -> str:
+    """SHA-256 over everything that the arrays depend on."""
+    import tokenizers
+
+    inputs = {
+        "layout": LAYOUT,
+        "tokenizers": tokenizers.__version__,
+        "tokenizer": _tokenizer_content(renderer.tokenizer),
+        "begin_ids": renderer.begin_ids,
+        "template": renderer.template,
+        "date": renderer.date,
+        "files": [(Path(file.path).suffix.lower(), file.sha256) for file in files],
+        "data": data.model_dump(exclude={"path", "template"}),
+        **settings,
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _tokenizer_content(tokenizer: Tokenizer) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    for left_by_the_last_call in ("truncation", "padding"):
+        content.pop(left_by_the_last_call, None)
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    split_special = bool(getattr(tokenizer, "split_special_tokens", False))
+    return {**content, "special": special, "split_special": split_special}

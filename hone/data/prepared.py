@@ -1,0 +1,139 @@
+"""Prepared data on disk: arrays that are memory-mapped, and their manifest.
+
+`prepare.py` makes such a folder; the stages, `hone data show` and a resumed run read it, without
+the source. A folder holds one file for each of `ARRAYS` and manifest.json. Left out: making batches
+of samples (forest.py).
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hone.data.sources import place_in
+from hone.errors import UserError
+from hone.files import read_json
+from hone.records import Sample, Segment
+from hone.seeds import shuffle
+
+LAYOUT = 4  # raised whenever the same inputs would give other arrays or another manifest
+ARRAYS = {
+    "tokens": np.int32,  # all samples, one after the other
+    "trained": np.uint8,  # 1 where the token is a target of the loss
+    "offsets": np.int64,  # N + 1 borders of the samples
+    "counts": np.int32,  # N numbers of trained tokens
+    "rows": np.int64,  # N line or row numbers, from 1
+    "files": np.int32,  # N indices into the manifest's sources
+}
+COUNTS = (
+    "rows",
+    "samples",
+    "tokens",
+    "trained_tokens",
+    "truncated",
+    "dropped_overlong",
+    "dropped_untrained",
+    "skipped_rows",
+    "straddling_tokens",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Tokenised samples.
+
+    lengths: (N,) int32 tokens. trained: (N,) int32 trained tokens, at least 1. report: counts by
+    the names in `COUNTS`. skipped: the first of the skipped rows, named. sources: what was read,
+    {path, size, mtime_ns, sha256, rows}. plain: texts that no template wraps. template, date,
+    end_token_ids: as in `chat.Renderer`.
+    """
+
+    folder: Path
+    key: str
+    report: dict[str, int]
+    plain: bool
+    template: str
+    date: str | None
+    end_token_ids: list[int]
+    sources: list[dict[str, Any]]
+    skipped: list[str]
+    lengths: npt.NDArray[np.int32]
+    trained: npt.NDArray[np.int32]
+    arrays: dict[str, npt.NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def sample(self, index: int) -> Sample:
+        """The sample's tokens as one segment; raises IndexError outside 0..N-1."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        begin, end = self.arrays["offsets"][index : index + 2]
+        tokens = np.array(self.arrays["tokens"][begin:end])
+        trained = np.array(self.arrays["trained"][begin:end], dtype=np.bool_)
+        return Sample(index, (Segment(tokens, trained),))
+
+    def place(self, index: int) -> str:
+        """Where the sample came from: file and line, or data set and row."""
+        file = self.sources[int(self.arrays["files"][index])]
+        return place_in(file.get("name", file["path"]), int(self.arrays["rows"][index]))
+
+
+def default_cache_folder() -> Path:
+    """$HONE_CACHE/data, or ~/.cache/hone/data."""
+    root = os.environ.get("HONE_CACHE")
+    return (Path(root) if root else Path.home() / ".cache" / "hone") / "data"
+
+
+def array_path(folder: Path, name: str) -> Path:
+    """The file of one of the `ARRAYS`."""
+    return folder / f"{name}.{np.dtype(ARRAYS[name]).name}"
+
+
+def array_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of the array files that there are."""
+    paths = {name: array_path(folder, name) for name in ARRAYS}
+    return {name: path.stat().st_size for name, path in paths.items() if path.exists()}
+
+
+def open_prepared(key: str, cache_folder: Path | None = None) -> Prepared | None:
+    """Open what was prepared under `key`, without its source; None where it is not there whole."""
+    folder = (cache_folder or default_cache_folder()) / key
+    manifest = read_json(folder / "manifest.json")
+    if manifest is None or manifest.pop("layout", None) != LAYOUT:
+        return None
+    if manifest.pop("sizes") != array_sizes(folder):
+        return None
+    arrays: dict[str, npt.NDArray[Any]] = {
+        name: np.memmap(array_path(folder, name), dtype=kind, mode="r")
+        for name, kind in ARRAYS.items()
+    }
+    return Prepared(
+        folder=folder,
+        lengths=np.diff(arrays["offsets"]).astype(np.int32),
+        trained=np.array(arrays["counts"]),
+        arrays=arrays,
+        **manifest,
+    )
+
+
+def split_held_out(
+    prepared: Prepared, share: float, seed: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(training, held out) sample indices, int64: training ascending, held out as they were drawn.
+
+    A pure function of the seed and the number of samples. At least one is held out and never all;
+    raises UserError when there is only one sample.
+    """
+    total = len(prepared)
+    if total < 2:
+        raise UserError(
+            "there is only 1 sample, so none can be held out for evaluation",
+            hint="leave `evaluation` out, or name other data for it: evaluation: {data: ...}",
+        )
+    order = shuffle(total, seed, "held out")
+    held_out = order[: min(max(round(total * share), 1), total - 1)]
+    return np.setdiff1d(order, held_out), held_out

@@ -1,0 +1,154 @@
+"""metrics.jsonl: one row a step, appended by the stage that trains and read by everyone else.
+
+A row is a flat record with its `step`; rows of held-out data carry `"split": "evaluation"`. A
+resumed stage appends `{"resumed_from": step}` and repeats the steps after it. Written by `fit`;
+read by `hone runs`, `hone show`, plots and tests. Trackers are left out: they read these rows.
+"""
+
+import errno
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from hone.errors import UserError
+
+Row = dict[str, Any]
+
+TAIL_BYTES = 65_536  # some 200 rows: where the newest row is looked for first
+
+
+class MetricsWriter:
+    """Appends rows to one file. A last line that a kill or a power loss has torn is cut off on
+    opening.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab", buffering=0)
+        self._file.truncate(_whole_bytes(path))
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one row in one system call, so that a reader never sees half of it while the
+        process lives.
+
+        Numbers are Python's own; NaN and infinity, which JSON lacks, become null.
+        """
+        finite = {key: None if _is_not_finite(value) else value for key, value in row.items()}
+        line = json.dumps(finite, allow_nan=False).encode() + b"\n"
+        size = os.fstat(self._file.fileno()).st_size
+        if self._file.write(line) != len(line):  # the disk became full on the way
+            self._file.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+
+    def resumed_from(self, step: int) -> None:
+        """Say that the rows after `step` that stand above are done again."""
+        self.write({"resumed_from": step})
+
+    def sync(self) -> None:
+        """Wait until the rows are on the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file; the writer is not used after it."""
+        self._file.close()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """All rows that count, by step, the training row of a step before its evaluation row; [] where
+    there is no file.
+
+    The last row of each (step, split) wins, and rows that a resumed stage did again are gone. A
+    torn last line is left out: it is being written, or its writer was killed.
+    """
+    return _effective(_parse(path, path.read_bytes())) if path.exists() else []
+
+
+def latest_row(path: Path, split: str | None = None) -> Row | None:
+    """The newest row of a split (None: training), or None; a long file is not read whole."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        start = max(0, path.stat().st_size - TAIL_BYTES)
+        file.seek(start)
+        tail = file.read()
+    if start:
+        tail = tail.partition(b"\n")[2]
+    found = _last_of(_effective(_parse(path, tail)), split)
+    return found or (_last_of(read_metrics(path), split) if start else None)
+
+
+def canonical_metrics(path: Path) -> bytes:
+    """What two runs are compared by: the rows that count, without clock times and memory."""
+    rows = (
+        {key: value for key, value in row.items() if not _is_timing(key)}
+        for row in read_metrics(path)
+    )
+    return b"".join(json.dumps(row, sort_keys=True).encode() + b"\n" for row in rows)
+
+
+def _is_timing(key: str) -> bool:
+    return key in ("time_s", "step_s") or key.endswith(("_per_s", "_memory_bytes"))
+
+
+def _is_not_finite(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _last_of(rows: list[Row], split: str | None) -> Row | None:
+    return next((row for row in reversed(rows) if row.get("split") == split), None)
+
+
+def _effective(rows: Iterable[Row]) -> list[Row]:
+    kept: dict[tuple[int, str], Row] = {}
+    for row in rows:
+        if "resumed_from" in row:
+            kept = {key: value for key, value in kept.items() if key[0] <= row["resumed_from"]}
+        else:
+            kept[row["step"], row.get("split") or ""] = row
+    return [kept[key] for key in sorted(kept)]
+
+
+def _parse(path: Path, content: bytes) -> list[Row]:
+    """Every whole line of `content`. Raises UserError at a whole line that is no row."""
+    lines = content.split(b"\n")[:-1]
+    rows = [_row(line) for line in lines]
+    if rows and rows[-1] is None:
+        del rows[-1]
+    for number, row in enumerate(rows, 1):
+        if row is None:
+            raise UserError(
+                f"`{path}` holds a line that is no row of metrics: {lines[number - 1][:80]!r}"
+            )
+    return [row for row in rows if row is not None]
+
+
+def _row(line: bytes) -> Row | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and ("step" in row or "resumed_from" in row) else None
+
+
+def _whole_bytes(path: Path) -> int:
+    """The length of the file up to its last line that is whole and a row."""
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    while end and _row(content[content.rfind(b"\n", 0, end - 1) + 1 : end]) is None:
+        end = content.rfind(b"\n", 0, end - 1) + 1
+    return end

@@ -1,0 +1,1 @@
+"""The typed recipe: `schema` says what may stand in it, `load` reads it and reports all faults."""

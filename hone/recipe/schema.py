@@ -1,0 +1,382 @@
+"""What may stand in a recipe: one frozen pydantic tree, without torch.
+
+Read by `load.py` (files, overrides, faults), `hone recipe schema` (JSON Schema) and every stage.
+The text under a field is its help. What a method adds (preference, policy) becomes one more stage
+class here and one more name in `STAGES`.
+
+Values are never converted: the text "5" is no number, 1 is not true. The words of a fault are made
+from the JSON Schema of this tree, so a constraint belongs into a field's type where one can say it.
+"""
+
+import os
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+Place = Literal["model", "tokenizer", "data", "template"]
+
+
+def place(kind: Place) -> Any:
+    """Marks a field that names a file, a folder or a Hub id; `places.py` finds it by its kind."""
+    return Field(json_schema_extra={"place": kind})
+
+
+def type_left_out(default: str) -> BeforeValidator:
+    """`{rank: 8}` without a `type` is of the default one."""
+
+    def add_type(value: object) -> object:
+        return {"type": default} | value if isinstance(value, dict) else value
+
+    return BeforeValidator(add_type)
+
+
+class Node(BaseModel):
+    """Common rules: unknown keys are faults, nothing is converted, field texts are the help.
+
+    A validator's message never holds text of the recipe: it may come from a secret variable.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+    )
+
+    alternatives: ClassVar[tuple[str, ...]] = ()
+    """Keys that exclude each other; naming one on the command line takes the others back."""
+    shorthand: ClassVar[str | None] = None
+    """The key that is meant when plain text stands where the mapping is expected."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Adds `alternatives` and `shorthand` to the JSON Schema, where `shape.py` reads them."""
+        reference = handler(core_schema)
+        described = handler.resolve_ref_schema(reference)
+        if cls.alternatives:
+            described["alternatives"] = list(cls.alternatives)
+        if cls.shorthand:
+            described["shorthand"] = cls.shorthand
+        return reference
+
+
+class NoneGiven(ValueError):
+    """None of several keys has a value; kept back where an unknown key may be meant for one."""
+
+
+def check_exactly_one(node: Node) -> None:
+    """Raises ValueError unless exactly one of the node's alternatives has a value."""
+    given = [key for key in node.alternatives if getattr(node, key) is not None]
+    wished = " and ".join(f"`{key}`" for key in node.alternatives)
+    if not given:
+        raise NoneGiven(f"expected exactly one of {wished}, found none")
+    if len(given) > 1:
+        raise ValueError(f"expected exactly one of {wished}, found {' and '.join(given)}")
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class TrainedTokenizer(Node):
+    """A byte-level BPE tokenizer made from own text, with ChatML tokens and template."""
+
+    train_on: Annotated[Annotated[list[str], Field(min_length=1)] | str, place("data")]
+    """File or files whose text the tokenizer is made from (any kind that `data` accepts)."""
+    vocabulary: Annotated[int, Field(ge=300)] = 4096
+    """Number of tokens, the 256 bytes and the special tokens included."""
+
+
+class NewModel(Node):
+    """A model that starts from random weights, drawn from the recipe's seed."""
+
+    architecture: str = "llama"
+    """The model type as transformers names it: llama, qwen3, mistral, gpt2, ..."""
+    config: dict[str, int | float | bool | str] = {}
+    """Settings of that architecture's configuration class (hidden_size, num_hidden_layers, ...)."""
+    tokenizer: Annotated[TrainedTokenizer | str, place("tokenizer")]
+    """A tokenizer to make, or the folder or Hub id of one that exists."""
+
+
+class Columns(Node):
+    """The names of the columns in the data, where they differ from the usual ones."""
+
+    text: str = "text"
+    """Plain text; every token is trained."""
+    prompt: str = "prompt"
+    """What is given to the model: text, or a list of messages."""
+    completion: str = "completion"
+    """What the model is to answer: text, or a list of messages."""
+    messages: str = "messages"
+    """A conversation: a list of {role, content}."""
+
+
+class Data(Node):
+    """Where the samples of a stage come from and how they are read."""
+
+    shorthand: ClassVar[str | None] = "path"
+
+    path: Annotated[str, place("data")]
+    """A file (JSON, JSONL, CSV, Parquet), a folder of such files, or the id of a Hub data set."""
+    split: str | None = None
+    """The split of a Hub data set, `train` when left out; files have none."""
+    format: Literal["auto", "text", "prompt_completion", "messages"] = "auto"
+    """How rows are read; `auto` recognises it from the keys of the first row."""
+    columns: Columns = Columns()
+    """Column names that differ from the usual ones."""
+    template: Annotated[str, place("template")] = "auto"
+    """Chat template: `auto` (the tokenizer's own, else ChatML), `chatml`, or a Jinja file."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """What happens at a row that cannot be read: stop and name it, or skip and count it."""
+
+    @field_validator("split")
+    @classmethod
+    def only_of_the_hub(cls, split: str | None, info: ValidationInfo) -> str | None:
+        """A path is absolute here as soon as it exists, which no Hub id is."""
+        if split is not None and os.path.isabs(info.data.get("path", "")):
+            raise ValueError("files have no splits; expected it beside the id of a Hub data set")
+        return split
+
+    @model_validator(mode="before")
+    @classmethod
+    def from_path(cls, value: object) -> object:
+        """A bare path stands for `{path: ...}`."""
+        return {cls.shorthand: value} if isinstance(value, str) else value
+
+
+class Evaluation(Node):
+    """Held-out loss during training."""
+
+    alternatives: ClassVar[tuple[str, ...]] = ("share", "data")
+
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the samples that is held out of training, drawn from the recipe's seed."""
+    data: Data | None = None
+    """Data of its own instead of a share; rendered as the training data unless it says otherwise."""
+    every: PositiveInt = 50
+    """Steps between evaluations; the last step is always evaluated."""
+    before: bool = True
+    """Also evaluate before step 1, so that the change can be seen."""
+    samples: PositiveInt | None = None
+    """Evaluate on at most so many held-out samples (the first ones of the seed's order)."""
+
+    @model_validator(mode="after")
+    def one_source(self) -> "Evaluation":
+        check_exactly_one(self)
+        return self
+
+
+class Lora(Node):
+    """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+
+    type: Literal["lora"] = "lora"
+    """Low-rank adapters; the base model's weights stay as they are."""
+    rank: PositiveInt = 16
+    """Rank of the update, r."""
+    alpha: PositiveFloat = 32.0
+    """The update is scaled by alpha / rank."""
+    dropout: Share = 0.0
+    """Share of the adapter's inputs that is set to zero while training."""
+    targets: Annotated[list[str], Field(min_length=1)] | Literal["all"] = "all"
+    """Names of the linear layers that get an adapter; `all` takes every one but the head."""
+
+
+class Full(Node):
+    """All weights are trained."""
+
+    type: Literal["full"] = "full"
+    """Every weight of the model is trained."""
+
+
+Adapter = Annotated[Lora | Full, Field(discriminator="type"), type_left_out("lora")]
+
+
+class BatchSize(Node):
+    """How much goes into one optimizer step; give one of the two."""
+
+    alternatives: ClassVar[tuple[str, ...]] = ("samples", "tokens")
+
+    samples: PositiveInt | None = None
+    """Samples a step."""
+    tokens: PositiveInt | None = None
+    """Tokens a step: as many whole samples as fit."""
+
+    @model_validator(mode="after")
+    def one_size(self) -> "BatchSize":
+        check_exactly_one(self)
+        return self
+
+
+class AdamW(Node):
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+
+    type: Literal["adamw"] = "adamw"
+    """AdamW."""
+    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.999)
+    """Decay of the running means of the gradient and of its square."""
+    epsilon: PositiveFloat = 1e-8
+    """Added to the denominator."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decay of the weights of linear layers and adapters; never of norms, biases and embeddings."""
+
+
+class SGD(Node):
+    """Plain stochastic gradient descent."""
+
+    type: Literal["sgd"] = "sgd"
+    """Plain gradient descent."""
+    momentum: Share = 0.0
+    """Share of the last update that is kept."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decay of the weights of linear layers and adapters; never of norms, biases and embeddings."""
+
+
+Optimizer = Annotated[AdamW | SGD, Field(discriminator="type"), type_left_out("adamw")]
+
+
+class Checkpoint(Node):
+    """What is kept on the way."""
+
+    every: PositiveInt = 50
+    """Steps between checkpoints; at most so many steps of work can be lost."""
+    keep: PositiveInt = 2
+    """The newest so many are kept; the best by evaluation loss is kept besides."""
+
+
+class TrainingStage(Node):
+    """What every stage that trains has in common."""
+
+    alternatives: ClassVar[tuple[str, ...]] = ("epochs", "steps")
+
+    data: Data
+    """The training data: a path, or `path` with how to read it."""
+    evaluation: Evaluation | None = None
+    """Held-out loss during training; none when left out."""
+    batch: BatchSize = BatchSize(samples=16)
+    """The size of one optimizer step. How it is cut to fit the memory never changes its result."""
+    epochs: PositiveFloat | None = None
+    """Passes over the data; 1 when neither `epochs` nor `steps` is given."""
+    steps: PositiveInt | None = None
+    """Optimizer steps, instead of `epochs`."""
+    learning_rate: Annotated[float, Field(ge=0)] = 2e-4
+    """The highest learning rate, reached after the warm-up."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up: to zero at the last step, or not at all."""
+    warmup: Annotated[int, Field(ge=0)] | Share = 0
+    """Steps of linear warm-up (a whole number) or their share of all steps (below 1)."""
+    optimizer: Optimizer = AdamW()
+    """The rule that turns gradients into updates."""
+    max_grad_norm: PositiveFloat | None = 1.0
+    """Gradients are scaled down to this norm; null leaves them as they are."""
+    max_tokens: PositiveInt = 2048
+    """The longest sample, in tokens."""
+    overlong: Literal["keep_start", "keep_end", "drop"] = "keep_start"
+    """What happens to longer samples."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Number format of frozen weights and arithmetic; `auto` goes by the device and is printed."""
+    gradient_checkpointing: bool = False
+    """Keep each layer's input and compute the rest again going back: less memory, more time."""
+    layout: Literal["auto", "forest", "padded"] = "auto"
+    """`forest`: without padding; `padded`: one sample a row; `auto` probes the model."""
+    token_budget: PositiveInt | None = None
+    """Tokens computed at once; left out, it follows from the model and the machine's memory."""
+    checkpoint: Checkpoint = Checkpoint()
+    """How often the state is saved, and how many of the saved states stay."""
+
+    @model_validator(mode="after")
+    def one_length(self) -> "TrainingStage":
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("expected at most one of `epochs` and `steps`, found both")
+        if self.steps is not None and isinstance(self.warmup, int) and self.warmup >= self.steps:
+            raise ValueError(
+                f"`warmup` is {self.warmup} steps and the stage has {self.steps}: "
+                "expected fewer, so that something is trained at the full rate"
+            )
+        return self
+
+
+class Pretrain(TrainingStage):
+    """Train all weights on all tokens of plain text."""
+
+    learning_rate: Annotated[float, Field(ge=0)] = 1e-3
+    """The highest learning rate, reached after the warm-up."""
+
+
+class Sft(TrainingStage):
+    """Supervised fine-tuning: learn the assistant's turns, or the completions."""
+
+    adapter: Adapter = Lora()
+    """What is trained: `lora` adapters or the `full` weights."""
+    train_on: Literal["completions", "all"] = "completions"
+    """Which tokens are trained: assistant turns and completions, or all. Of plain text, all are."""
+
+
+STAGES: dict[str, type[TrainingStage]] = {"pretrain": Pretrain, "sft": Sft}
+
+
+class Stage(Node):
+    """One stage: a single key that names the method, with its settings."""
+
+    alternatives: ClassVar[tuple[str, ...]] = ("pretrain", "sft")
+
+    pretrain: Pretrain | None = None
+    """Train all weights on all tokens of plain text."""
+    sft: Sft | None = None
+    """Supervised fine-tuning on completions or conversations."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def without_settings(cls, value: object) -> object:
+        """`sft:` with nothing below it stands for `sft: {}`."""
+        if isinstance(value, dict) and len(value) == 1 and next(iter(value)) in STAGES:
+            return {
+                method: {} if settings is None else settings for method, settings in value.items()
+            }
+        return value
+
+    @model_validator(mode="after")
+    def one_method(self) -> "Stage":
+        check_exactly_one(self)
+        return self
+
+    @property
+    def method(self) -> str:
+        """The name of the stage's method."""
+        return next(name for name in STAGES if getattr(self, name) is not None)
+
+    @property
+    def settings(self) -> TrainingStage:
+        """The settings of the stage's method."""
+        settings: TrainingStage = getattr(self, self.method)
+        return settings
+
+
+class Recipe(Node):
+    """A base model, data, and the stages that make one into the other."""
+
+    model: Annotated[NewModel | str, place("model")]
+    """Hub id or folder of the base model, or the description of a new one."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """All randomness (order, dropout, initial adapters, held-out share) is a function of it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs; `auto` takes an accelerator when there is one."""
+    threads: PositiveInt | None = None
+    """CPU threads; left out, the number of cores at the start, kept for the whole run."""
+    stages: Annotated[list[Stage], Field(min_length=1)]
+    """What is done, in order; each stage starts from the result of the one before."""

@@ -1,0 +1,133 @@
+"""Which format rows have, and what makes a row bad."""
+
+from typing import Any
+
+import pytest
+
+from hone.data.formats import Conversation, PlainText, PromptCompletion, Reading, recognise
+from hone.data.rows import RowError
+from hone.errors import UserError
+from hone.recipe.schema import Columns, Data
+
+pytestmark = pytest.mark.quick
+
+USER = {"role": "user", "content": "a"}
+ANSWER = {"role": "assistant", "content": "b"}
+
+
+def data(**settings: Any) -> Data:
+    return Data(path="x.jsonl", **settings)
+
+
+def example(values: dict[str, Any], **settings: Any) -> Any:
+    return recognise(list(values), data(**settings)).example(values, "completions")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"text": "a"}, PlainText("a")),
+        ({"prompt": "a", "completion": "b", "id": 3}, PromptCompletion("a", "b")),
+        ({"prompt": "a", "messages": [USER, ANSWER]}, Conversation([USER, ANSWER])),
+        ({"prompt": [USER], "completion": [ANSWER]}, Conversation([USER, ANSWER], given=1)),
+        ({"text": "x", "prompt": "a", "completion": ""}, PromptCompletion("a", "")),
+    ],
+)
+def test_formats_are_recognised_from_the_keys(values: dict[str, Any], expected: Any) -> None:
+    assert example(values) == expected
+
+
+def test_formats_and_columns_can_be_named() -> None:
+    values = {"messages": [USER, ANSWER], "text": "t", "body": "c", "q": "a", "a": "b"}
+    assert example(values, format="text") == PlainText("t")
+    assert example(values, format="text", columns={"text": "body"}) == PlainText("c")
+    columns = {"prompt": "q", "completion": "a"}
+    named = example(values, format="prompt_completion", columns=columns)
+    assert named == PromptCompletion("a", "b")
+    assert example({"q": "a", "a": "b"}, columns=columns) == PromptCompletion("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("keys", "settings", "message", "hint"),
+    [
+        (["txt", "id"], {}, "no column `text`; the columns are `txt`, `id`; did you", "text: txt"),
+        (["message"], {}, "did you mean `message`", "messages: message"),
+        (["prompt", "reply"], {}, "no column `completion`; the columns are `prompt`, `reply`", ""),
+        (["foo"], {}, "have the columns `foo`; expected `messages`, or `prompt`", "text: foo"),
+        (["a"], {"columns": {"text": "body"}}, "no column `body`; the columns are `a`", "text: a"),
+        (["text"], {"format": "messages"}, "no column `messages`; the columns are `text`", ""),
+        (
+            ["prompt", "completions"],
+            {"format": "prompt_completion"},
+            "did you mean `completions`",
+            "completion: completions",
+        ),
+        ([], {}, "have the columns none", ""),
+    ],
+)
+def test_a_missing_column_lists_those_there_are(
+    keys: list[str], settings: dict[str, Any], message: str, hint: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        recognise(keys, data(**settings))
+    assert message in caught.value.message
+    assert hint in str(caught.value.hint)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"text": None}, "the column `text` is empty (null)"),
+        ({"tekst": "a"}, "no column `text`; the columns are `tekst`; did you mean `tekst`?"),
+        ({"text": 3}, "`text` is a number; expected text"),
+        ({"text": ["a"]}, "`text` is a list; expected text"),
+        ({"text": "a\ud800"}, "half of a surrogate pair"),
+        ({"messages": "a"}, "`messages` is text; expected a list of {role, content}"),
+        ({"messages": []}, "the list of messages is empty"),
+        ({"messages": ["a"]}, "message 1 of `messages` is text; expected an object"),
+        ({"messages": [USER]}, "no turn of role `assistant`"),
+        (
+            {"messages": [USER, {"role": "asistant", "content": "b"}]},
+            "message 2 of `messages` has the role `asistant`; "
+            "expected `system`, `user` or `assistant`; did you mean `assistant`?",
+        ),
+        ({"messages": [USER, {"role": "tool", "content": "b"}]}, "has the role `tool`"),
+        (
+            {"messages": [USER, {"rol": "assistant", "content": "b"}]},
+            "no key `role`; the keys are `rol`, `content`; did you mean `rol`?",
+        ),
+        ({"messages": [{**ANSWER, "content": None}]}, "the key `content` is empty"),
+        (
+            {"messages": [USER, {**ANSWER, "content": [{"type": "text"}]}]},
+            "`content` in message 2 of `messages` is a list; expected text",
+        ),
+        (
+            {"messages": [USER, {**ANSWER, "tool_calls": [{}]}]},
+            "`tool_calls` in message 2 of `messages` is a list; only messages of plain text",
+        ),
+        ({"messages": [USER, {**ANSWER, "name": "\ud800"}]}, "half of a surrogate pair"),
+        (
+            {"prompt": "a", "completion": [ANSWER]},
+            "`prompt` is text and `completion` is a list; expected two texts or two lists",
+        ),
+        ({"prompt": [ANSWER], "completion": [USER]}, "the completion has no turn of role"),
+        ({"prompt": "a", "completion": True}, "`completion` is true or false; expected text"),
+    ],
+)
+def test_bad_rows_say_what_was_expected(values: dict[str, Any], message: str) -> None:
+    format = "messages" if "messages" in values else "text"
+    reading = Reading("prompt_completion" if "prompt" in values else format, Columns())
+    with pytest.raises(RowError) as caught:
+        reading.example(values, "completions")
+    assert message in caught.value.message
+
+
+def test_a_conversation_without_answer_is_fine_when_all_is_trained() -> None:
+    reading = Reading("messages", Columns())
+    assert reading.example({"messages": [USER]}, "all") == Conversation([USER])
+
+
+def test_empty_keys_of_messages_are_left_out_and_plain_ones_kept() -> None:
+    row = {"messages": [USER, {**ANSWER, "name": None, "weight": 1, "reasoning_content": "hm"}]}
+    assert example(row).messages[1] == {**ANSWER, "weight": 1, "reasoning_content": "hm"}

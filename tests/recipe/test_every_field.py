@@ -1,0 +1,420 @@
+"""Every field of a recipe has an effect: a change of it is seen in the result, or refused.
+
+The fields are taken from the schema; the table says for each one where a run starts from, what is
+changed and what has to differ. Runs are real ones of a tiny model, in this process. What is
+compared is never the recipe itself.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import pytest
+import torch
+from rich.console import Console
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig
+
+from hone.checkpoints import list_checkpoints
+from hone.data.tokenizer_training import train_tokenizer
+from hone.errors import UserError
+from hone.metrics import canonical_metrics
+from hone.recipe.load import load_recipe
+from hone.recipe.schema import STAGES, Node, Recipe
+from hone.runs import Run, create_run
+from hone.stages.run import run_recipe
+
+# --- The table -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """changes: overrides, each of which alone makes `differs` differ from a run of `start`.
+
+    differs, same: parts of `Outcome`, in one text. same: what the changes must leave as it is.
+    """
+
+    changes: tuple[str, ...]
+    differs: str
+    start: tuple[str, ...] = ()
+    same: str = ""
+
+
+def case(
+    *changes: str, start: str | tuple[str, ...] = (), differs: str = "weights", same: str = ""
+) -> Case:
+    """A case as it stands in the tables."""
+    return Case(changes, differs, (start,) if isinstance(start, str) else start, same)
+
+
+NEW = "{architecture: llama, config: {%s}, tokenizer: {train_on: rows.jsonl, vocabulary: 300}}"
+SHAPE = (
+    "hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2, "
+    "intermediate_size: 16"
+)
+NEW_MODEL = "model=" + NEW % SHAPE
+ONE_STEP = "data: rows.jsonl, batch: {samples: 2}, steps: 1"
+LORA = "adapter={type: lora, rank: 2}"
+
+TOP = {
+    "model": case("model=bloom"),
+    "model.architecture": case("model.architecture=qwen2", start=NEW_MODEL),
+    "model.config": case("model.config.hidden_size=32", start=NEW_MODEL),
+    "model.tokenizer": case("model.tokenizer=llama", start=NEW_MODEL, differs="weights printed"),
+    "model.tokenizer.train_on": case("model.tokenizer.train_on=other.jsonl", start=NEW_MODEL),
+    "model.tokenizer.vocabulary": case("model.tokenizer.vocabulary=310", start=NEW_MODEL),
+    "seed": case("seed=6", differs="weights metrics"),
+    "device": case("device=cuda", differs="error" if not torch.cuda.is_available() else "printed"),
+    "threads": case("threads=2", differs="threads"),
+    "stages": case(f"stages=[{{sft: {{{ONE_STEP}}}}}, {{sft: {{{ONE_STEP}}}}}]"),
+    "pretrain": case(f"stages=[{{pretrain: {{{ONE_STEP}}}}}]", differs="checkpoints"),
+    "sft": case(f"stages=[{{sft: {{{ONE_STEP}}}}}]", differs="metrics checkpoints"),
+}
+
+DATA = {
+    "path": case("path=other.jsonl"),
+    "split": case("split=test", start="path=acme/tiny"),
+    "format": case(
+        "format=auto", "format=prompt_completion", "format=messages", start="format=text"
+    ),
+    "columns.text": case("columns.text=body", start="format=text"),
+    "columns.prompt": case("columns.prompt=question", start="format=prompt_completion"),
+    "columns.completion": case("columns.completion=answer", start="format=prompt_completion"),
+    "columns.messages": case("columns.messages=dialogue", start="format=messages"),
+    "template": case("template=chatml", "template=brackets.jinja"),
+    "on_bad_row": case("on_bad_row=skip", start="path=broken.jsonl", differs="error"),
+}
+
+STAGE = {
+    "evaluation": case("evaluation=null", differs="metrics"),
+    "evaluation.share": case("evaluation.share=0.5"),
+    "evaluation.data": case("evaluation={data: other.jsonl}", differs="metrics"),
+    "evaluation.every": case("evaluation.every=3", differs="metrics", same="weights"),
+    "evaluation.before": case("evaluation.before=false", differs="metrics", same="weights"),
+    "evaluation.samples": case("evaluation.samples=2", differs="metrics", same="weights"),
+    "batch.samples": case("batch.samples=3"),
+    "batch.tokens": case("batch.tokens=100"),
+    "epochs": case("epochs=2"),
+    "steps": case("steps=2", differs="weights metrics"),
+    "learning_rate": case("learning_rate=0.02"),
+    "schedule": case("schedule=linear", "schedule=constant"),
+    "warmup": case("warmup=1", "warmup=0.5"),
+    "optimizer.adamw.type": case("optimizer={type: adamw}", start="optimizer={type: sgd}"),
+    "optimizer.adamw.betas": case("optimizer.betas=[0.8, 0.999]", "optimizer.betas=[0.9, 0.9]"),
+    "optimizer.adamw.epsilon": case("optimizer.epsilon=0.001"),
+    "optimizer.adamw.weight_decay": case("optimizer.weight_decay=0.1"),
+    "optimizer.sgd.type": case("optimizer={type: sgd}"),
+    "optimizer.sgd.momentum": case("optimizer.momentum=0.9", start="optimizer={type: sgd}"),
+    "optimizer.sgd.weight_decay": case("optimizer.weight_decay=0.1", start="optimizer={type: sgd}"),
+    "max_grad_norm": case("max_grad_norm=0.01", "max_grad_norm=null"),
+    "max_tokens": case("max_tokens=40", differs="weights printed"),
+    "overlong": case(
+        "overlong=keep_end", "overlong=drop", start="max_tokens=40"
+    ),
+    "precision": case("precision=bf16"),
+    "gradient_checkpointing": case("gradient_checkpointing=true", differs="kept", same="weights"),
+    "layout": case(
+        "layout=padded", start="model=bloom", differs="printed"
+    ),
+    "token_budget": case("token_budget=40", differs="kept printed"),
+    "checkpoint.every": case(
+        "checkpoint.every=2",
+        start=("evaluation.every=3", "checkpoint.keep=3"),
+        differs="checkpoints",
+        same="weights metrics",
+    ),
+    "checkpoint.keep": case("checkpoint.keep=1", differs="checkpoints", same="weights metrics"),
+}
+
+SFT = {
+    "adapter.lora.type": case(LORA, differs="weights printed"),
+    "adapter.lora.rank": case("adapter.rank=3", start=LORA),
+    "adapter.lora.alpha": case("adapter.alpha=5", start=LORA),
+    "adapter.lora.dropout": case("adapter.dropout=0.5", start=LORA),
+    "adapter.lora.targets": case("adapter.targets=[q_proj]", start=LORA),
+    "adapter.full.type": case("adapter={type: full}", start=LORA, differs="weights printed"),
+    "train_on": case("train_on=all", differs="weights printed"),
+}
+
+
+def all_cases() -> dict[str, tuple[str, Case]]:
+    """Dotted field path to (method of the stage, case), prefixes written out."""
+    cases = {path: ("sft", each) for path, each in TOP.items()}
+    for method in STAGES:
+        own = SFT if method == "sft" else {}
+        for path, each in {**STAGE, **own}.items():
+            cases[f"{method}.{path}"] = (method, under(method, each))
+        for path, each in DATA.items():
+            cases[f"{method}.data.{path}"] = (method, under(f"{method}.data", each))
+            held_out = under(f"{method}.evaluation.data", each)
+            start = (f"{method}.evaluation={{data: {{path: rows.jsonl}}, every: 1}}", *held_out.start)
+            differs = held_out.differs.replace("weights", "metrics")
+            cases[f"{method}.evaluation.data.{path}"] = (
+                method,
+                Case(held_out.changes, differs, start, same="" if "error" in differs else "weights"),
+            )
+    return cases
+
+
+def under(prefix: str, each: Case) -> Case:
+    """The case with its overrides below `prefix`, keys of the recipe's top level aside."""
+
+    def written_out(override: str) -> str:
+        top = re.split(r"[.=]", override)[0] in Recipe.model_fields
+        return override if top else f"{prefix}.{override}"
+
+    changes, start = tuple(map(written_out, each.changes)), tuple(map(written_out, each.start))
+    return Case(changes, each.differs, start, each.same)
+
+
+# Settings that could have no effect where they stand are refused.
+REFUSED = {
+    "split of a file": (("sft.data.split=train",), "sft.data.split"),
+}
+
+# --- The fields ----------------------------------------------------------------------------------
+
+
+def fields_of(node: type[Node], prefix: str = "") -> Iterator[str]:
+    """The dotted paths of all fields; those that are nothing but a node stand for what is in it."""
+    for name, field in node.model_fields.items():
+        path = f"{prefix}{name}"
+        members = list(members_of(field.annotation))
+        nodes = [each for each in members if isinstance(each, type) and issubclass(each, Node)]
+        if len(nodes) < len(members):
+            yield path
+        for inner in nodes:
+            kind = inner.model_fields.get("type")
+            tag = f"{kind.default}." if kind else ""
+            yield from fields_of(inner, "" if path == "stages" else f"{path}.{tag}")
+
+
+def members_of(annotation: Any) -> Iterator[Any]:
+    """The types that a field's annotation joins; a list counts besides what it holds."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from members_of(get_args(annotation)[0])
+    elif origin in (Union, types.UnionType):
+        for member in get_args(annotation):
+            yield from members_of(member)
+    elif origin is list:
+        yield list
+        yield from members_of(get_args(annotation)[0])
+    else:
+        yield annotation
+
+
+def test_the_table_has_exactly_the_fields_there_are() -> None:
+    assert sorted(all_cases()) == sorted(fields_of(Recipe))
+
+
+def test_the_walk_finds_what_stands_deep_in_a_union() -> None:
+    class Inner(Node):
+        type: Literal["inner"] = "inner"
+        depth: int = 1
+
+    class Outer(Node):
+        inner: Annotated[Inner | None, "a note"] = None
+        many: list[Inner] = []
+        only: Inner = Inner()
+
+    below = ["inner.inner.type", "inner.inner.depth", "many.inner.type", "many.inner.depth"]
+    below += ["only.inner.type", "only.inner.depth"]
+    assert sorted(fields_of(Outer)) == sorted(["inner", "many", *below])
+
+
+# --- A run and what is seen of it ----------------------------------------------------------------
+
+Outcome = dict[str, str]
+"""weights: hash of the results' tensors. metrics: canonical. checkpoints: names of the folders.
+printed: what the person saw, speed aside. kept: tensors kept for the way back. threads: torch's.
+error: the message that ended the run.
+"""
+Observe = Callable[..., Outcome]
+
+RECIPE = """
+model: llama
+seed: 5
+threads: 1
+stages:
+  - METHOD:
+      data: rows.jsonl
+      batch: {samples: 4}
+      steps: 3
+      learning_rate: 0.01
+      precision: fp32
+      evaluation: {share: 0.3, every: 1}
+      checkpoint: {every: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def observe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observe]:
+    """A function from (method, overrides) to the outcome of that run; each is made only once."""
+    folder = tmp_path_factory.mktemp("every-field")
+    write_rows(folder)
+    write_models(folder)
+    write_hub_data(folder)
+    for method in STAGES:
+        adapter = "      adapter: {type: full}\n" if method == "sft" else ""
+        (folder / f"{method}.yaml").write_text(RECIPE.replace("METHOD", method) + adapter)
+    with pytest.MonkeyPatch.context() as patch:
+        # What is compared has to be right, not to survive a power loss.
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "hub")
+        yield cache(lambda method, overrides: run_once(folder, method, overrides))
+
+
+def run_once(folder: Path, method: str, overrides: tuple[str, ...]) -> Outcome:
+    """Run `METHOD.yaml` with overrides; the run directory has the same name each time."""
+    console = Console(file=io.StringIO(), width=200)
+    kept = Kept()
+    error = ""
+    try:
+        try:
+            loaded = load_recipe(folder / f"{method}.yaml", overrides)
+            run = create_run(loaded, "run", folder / "runs")
+            with run.attempt(), saved_tensors_hooks(kept.count, lambda tensor: tensor):
+                run_recipe(run, console=console)
+        except UserError as refused:
+            error = refused.message
+        return {
+            **describe(Run(folder / "runs" / "run")),
+            "printed": "\n".join(said(console)),
+            "kept": f"{kept.tensors} tensors, {kept.numbers} numbers",
+            "threads": str(torch.get_num_threads()),
+            "error": error,
+        }
+    finally:
+        shutil.rmtree(folder / "runs", ignore_errors=True)
+
+
+class Kept:
+    """Counts the tensors that a run keeps for its backward passes."""
+
+    def __init__(self) -> None:
+        self.tensors = self.numbers = 0
+
+    def count(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.tensors += 1
+        self.numbers += tensor.numel()
+        return tensor
+
+
+def describe(run: Run) -> Outcome:
+    """What a run has left on disk, apart from its recipe."""
+    stages = run.stage_folders()
+    results = [path for stage in stages for path in sorted((stage / "model").glob("*.safetensors"))]
+    metrics = [canonical_metrics(stage / "metrics.jsonl").decode() for stage in stages]
+    found = [path for stage in stages for path in list_checkpoints(stage / "checkpoints")]
+    return {
+        "weights": " ".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in results),
+        "metrics": "".join(metrics),
+        "checkpoints": " ".join(str(path.relative_to(run.path)) for path in found),
+    }
+
+
+def said(console: Console) -> Iterator[str]:
+    """The lines on the console without those that tell the speed."""
+    assert isinstance(console.file, io.StringIO)
+    return (line for line in console.file.getvalue().splitlines() if "tokens/s" not in line)
+
+
+# --- What the runs stand on ----------------------------------------------------------------------
+
+
+def make_rows(first: int, count: int, place: str = "before") -> list[dict[str, Any]]:
+    """Rows that can be read in every format, with other columns for each of them."""
+
+    def chat(question: str, answer: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+    rows = []
+    for n in range(first, first + count):
+        more = " and so on" * (n % 4)
+        rows.append(
+            {
+                "text": f"{n} is {place} {n + 1}{more}.",
+                "body": f"After {n} comes {n + 1}{more}.",
+                "prompt": f"After {n} comes",
+                "question": f"What comes after {n}?",
+                "completion": f" {n + 1}{more}",
+                "answer": f" It is {n + 1}{more}",
+                "messages": chat(f"What is after {n}?", f"It is {n + 1}{more}."),
+                "dialogue": chat(f"Count on from {n}.", f"{n + 1}{more}."),
+            }
+        )
+    return rows
+
+
+def write_rows(folder: Path) -> None:
+    """rows.jsonl, other.jsonl, broken.jsonl, and a chat template."""
+    rows, other = make_rows(10, 16), make_rows(50, 12, place="ahead of")
+    for name, written in (("rows", rows), ("other", other), ("broken", [*rows, {"a": 1}])):
+        lines = "".join(json.dumps(row) + "\n" for row in written)
+        (folder / f"{name}.jsonl").write_text(lines)
+    (folder / "brackets.jinja").write_text(
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
+
+
+def write_models(folder: Path) -> None:
+    """A Llama and a Bloom, which cannot use the forest, with a template that is not ChatML."""
+    tokenizer = train_tokenizer([row["text"] for row in make_rows(0, 40)], 300)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    rows = {"vocab_size": len(tokenizer), "hidden_size": 16}
+    heads = {"num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 16}
+    torch.manual_seed(0)
+    for name, config in {
+        "llama": LlamaConfig(**rows, **heads),
+        "bloom": BloomConfig(**rows, n_layer=1, n_head=2),
+    }.items():
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+
+
+def write_hub_data(folder: Path) -> None:
+    """The data set `acme/tiny` with the splits train and test, as if it had been downloaded."""
+    import datasets
+
+    place = folder / "hub" / "acme___tiny" / "default" / "0.0.0" / "0123456789abcdef"
+    place.mkdir(parents=True)
+    splits = {"train": make_rows(10, 16), "test": make_rows(70, 16)}
+    info = datasets.DatasetInfo(
+        config_name="default", dataset_name="tiny", version="0.0.0", splits=datasets.SplitDict()
+    )
+    for name, rows in splits.items():
+        made = datasets.Dataset.from_list(rows)
+        with datasets.arrow_writer.ArrowWriter(path=str(place / f"tiny-{name}.arrow")) as writer:
+            writer.write_table(made.data.table)
+            writer.finalize()
+        info.features = made.features
+        info.splits.add(datasets.SplitInfo(name, num_examples=len(rows), dataset_name="tiny"))
+    info.write_to_directory(str(place))
+
+
+# --- The tests -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("path", "method", "each"), [(p, *c) for p, c in all_cases().items()])
+def test_the_field_has_an_effect(path: str, method: str, each: Case, observe: Observe) -> None:
+    before = observe(method, each.start)
+    for change in each.changes:
+        after = observe(method, (*each.start, change))
+        assert not after["error"] or "error" in each.differs, f"{change}: {after['error']}"
+        differing = {part for part in before if before[part] != after[part]}
+        assert set(each.differs.split()) <= differing, f"{change} changes {sorted(differing)}"
+        assert not differing & set(each.same.split()), f"{change} changes {sorted(differing)}"
