@@ -24,6 +24,7 @@ from hone.attention import FOREST, UnsupportedAttention, forest_layout
 from hone.device import Precision, total_memory_bytes
 from hone.errors import UserError
 from hone.forest import ROW_MULTIPLE, Batch, count_step, make_batch
+from hone.hub import find_model
 from hone.logprobs import Head, compute_logprobs
 from hone.recipe.schema import TrainingStage
 from hone.records import Sample, Segment
@@ -137,14 +138,17 @@ def load_model(
 
 def read_weights(source: str, dtype: torch.dtype) -> PreTrainedModel:
     """The transformers model of a folder or Hub id; safetensors only, no remote code."""
+    folder = find_model(source, weights=True)
     try:
-        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f'cannot load the model "{source}": {first_line(error)}',
             hint="expected a Hub id, or a folder with config.json and *.safetensors of a causal "
             "language model",
         ) from error
+    model.name_or_path = source  # adapters name their base by it
+    return model
 
 
 def first_line(error: Exception) -> str:
@@ -155,8 +159,9 @@ def first_line(error: Exception) -> str:
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id."""
+    folder = find_model(source)
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f'cannot load the tokenizer of "{source}": {first_line(error)}',

@@ -18,6 +18,7 @@ ABOVE_THE_LINE = [
     "signals",
     "files",
     "recipe",
+    "hub",
     "records",
     "seeds",
     "runs",
@@ -43,7 +44,16 @@ BELOW_THE_LINE = [
     "__main__",
 ]
 LAYERS = ABOVE_THE_LINE + BELOW_THE_LINE
-HEAVY = {"torch", "transformers", "datasets", "pyarrow", "peft", "accelerate", "matplotlib"}
+HEAVY = {
+    "torch",
+    "huggingface_hub",
+    "transformers",
+    "datasets",
+    "pyarrow",
+    "peft",
+    "accelerate",
+    "matplotlib",
+}
 
 
 def test_every_file_has_its_place() -> None:

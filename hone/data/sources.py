@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from hone.data.json_stream import JsonFault, read_objects
 from hone.data.rows import BadRow, Row, kind_of
 from hone.errors import UserError, nearest
+from hone.hub import is_reachable
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 NOT_DATA = {
@@ -168,6 +169,8 @@ def _missing(path: Path) -> UserError:
 def _from_hub(name: str, split: str) -> Source:
     import datasets
 
+    if not is_reachable():  # the library would ask for half a minute before it looks into its cache
+        datasets.config.HF_HUB_OFFLINE = True
     try:
         dataset = datasets.load_dataset(name, split=split, keep_in_memory=False)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as fault:

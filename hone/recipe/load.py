@@ -62,7 +62,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
 def load_resolved(resolved: dict[str, Any], folder: Path) -> LoadedRecipe:
     """The recipe of a run that began before, from its `recipe.resolved.json`; `text` is empty.
 
-    Variables are expanded again. Raises UserError as `load_recipe` does.
+    Variables are expanded again. Raises UserError as `load_recipe` does, but not for a file that is
+    gone: what a run has begun with is in its cache, and whoever still needs the file will say so.
     """
     given = copy.deepcopy(resolved)
     origins: Origins = {(): Origin("recipe.resolved.json")}
@@ -70,7 +71,7 @@ def load_resolved(resolved: dict[str, Any], folder: Path) -> LoadedRecipe:
         raise_faults([Fault(origins[()], (), "expected a mapping")], hint=_HINT)
     for path in _leaves(given):
         origins[path] = origins[()]
-    return _check(given, origins, [], folder.absolute(), "")
+    return _check(given, origins, [], folder.absolute(), "", begun=True)
 
 
 def json_schema() -> dict[str, Any]:
@@ -150,11 +151,21 @@ def _spell_out(given: dict[str, Any], origins: Origins) -> None:
 
 
 def _check(
-    given: dict[str, Any], origins: Origins, faults: list[Fault], folder: Path, text: str
+    given: dict[str, Any],
+    origins: Origins,
+    faults: list[Fault],
+    folder: Path,
+    text: str,
+    *,
+    begun: bool = False,
 ) -> LoadedRecipe:
-    """Expands, finds the paths, judges the whole; raises all faults or returns the recipe."""
+    """Expands, finds the paths, judges the whole; raises all faults or returns the recipe.
+
+    begun: for a run that began before, whose files may be gone.
+    """
     expanded, unset = expand(given, origins)
     missing = find_places(expanded, given, origins, folder)
+    missing = [] if begun else missing
     faulty = {fault.path for fault in [*faults, *unset]}
     faults += [*unset, *(fault for fault in missing if fault.path not in faulty)]
     recipe, wrong = _validate(expanded, given)

@@ -50,6 +50,8 @@ def find_places(
         problem = _find_problem(text, written, kind, found, folder)
         if problem:
             faults.append(Fault(origin, path, problem))
+            if _looks_like_path(text, kind, folder):
+                _put(recipe, path, str(_join(folder, text)))
     return faults
 
 

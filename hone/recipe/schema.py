@@ -168,7 +168,7 @@ class Evaluation(Node):
     share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the samples that is held out of training, drawn from the recipe's seed."""
     data: Data | None = None
-    """Data of its own instead of a share; rendered as the training data unless it says otherwise."""
+    """Data of its own instead of a share; with the training data's template if it names none."""
     every: PositiveInt = 50
     """Steps between evaluations; the last step is always evaluated."""
     before: bool = True

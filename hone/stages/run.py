@@ -29,6 +29,7 @@ from hone.device import (
     use_threads,
 )
 from hone.errors import UserError
+from hone.hub import find_model
 from hone.models import first_line, load_tokenizer, new_model, save_model
 from hone.recipe.load import LoadedRecipe
 from hone.recipe.schema import Lora, NewModel, Recipe, TrainedTokenizer
@@ -195,7 +196,7 @@ def check_model(recipe: Recipe) -> None:
             model = new_model(recipe.model.architecture, dict(recipe.model.config))
         else:
             try:
-                config = AutoConfig.from_pretrained(Start.at(recipe.model).base)
+                config = AutoConfig.from_pretrained(find_model(Start.at(recipe.model).base))
                 model = AutoModelForCausalLM.from_config(config)
             except (OSError, ValueError, KeyError) as error:
                 raise UserError(

@@ -48,6 +48,23 @@ def test_formats_and_columns_can_be_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("keys", "columns", "format"),
+    [
+        (["messages", "question", "completion"], {"prompt": "question"}, "prompt_completion"),
+        (["messages", "body"], {"text": "body"}, "text"),
+        (["prompt", "completion"], {"messages": "chat"}, "messages"),
+    ],
+)
+def test_a_named_column_that_would_not_be_read_is_refused(
+    keys: list[str], columns: dict[str, str], format: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        recognise(keys, data(columns=columns))
+    assert f"is `{next(iter(columns.values()))}`, but the rows are read as" in caught.value.message
+    assert f"format: {format}" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
     ("keys", "settings", "message", "hint"),
     [
         (["txt", "id"], {}, "no column `text`; the columns are `txt`, `id`; did you", "text: txt"),

@@ -119,11 +119,11 @@ def test_the_second_time_nothing_is_tokenised(tmp_path: Path) -> None:
 
 def test_the_key_depends_on_all_that_the_tokens_depend_on(tmp_path: Path) -> None:
     tokenizer = byte_level(pad_token="<|endoftext|>", chat_template=DATED)
-    path = write_rows(tmp_path / "a.jsonl", ROWS)
-    other = write_rows(tmp_path / "b.jsonl", ROWS[1:])
+    rows = [{**row, "turns": row["messages"]} for row in ROWS]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    other = write_rows(tmp_path / "b.jsonl", rows[1:])
     marked = byte_level(pad_token="<|endoftext|>", chat_template=DATED)
     marked.add_tokens(["Hello"])
-    named = {"columns": {"messages": "messages", "text": "x"}}
     base: dict[str, Any] = {"path": path, "tokenizer": tokenizer, "date": "2024-01-01"}
     changes: list[dict[str, Any]] = [
         {},
@@ -135,7 +135,7 @@ def test_the_key_depends_on_all_that_the_tokens_depend_on(tmp_path: Path) -> Non
         {"train_on": "all"},
         {"data": {"template": CHATML}},
         {"data": {"format": "messages"}},
-        {"data": named},
+        {"data": {"columns": {"messages": "turns"}}},
         {"data": {"on_bad_row": "skip"}},
     ]
     keys = [run(**{**base, **change}).key for change in changes]

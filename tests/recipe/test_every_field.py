@@ -31,7 +31,7 @@ from hone.metrics import canonical_metrics
 from hone.recipe.load import load_recipe
 from hone.recipe.schema import STAGES, Node, Recipe
 from hone.runs import Run, create_run
-from hone.stages.run import run_recipe
+from hone.stages.run import prepare_stage, run_recipe
 
 # --- The table -----------------------------------------------------------------------------------
 
@@ -63,6 +63,7 @@ SHAPE = (
 )
 NEW_MODEL = "model=" + NEW % SHAPE
 ONE_STEP = "data: rows.jsonl, batch: {samples: 2}, steps: 1"
+TWO_STAGES = f"stages=[{{sft: {{{ONE_STEP}}}}}, {{sft: {{{ONE_STEP}}}}}]"
 LORA = "adapter={type: lora, rank: 2}"
 
 TOP = {
@@ -75,7 +76,7 @@ TOP = {
     "seed": case("seed=6", differs="weights metrics"),
     "device": case("device=cuda", differs="error" if not torch.cuda.is_available() else "printed"),
     "threads": case("threads=2", differs="threads"),
-    "stages": case(f"stages=[{{sft: {{{ONE_STEP}}}}}, {{sft: {{{ONE_STEP}}}}}]"),
+    "stages": case(TWO_STAGES),
     "pretrain": case(f"stages=[{{pretrain: {{{ONE_STEP}}}}}]", differs="checkpoints"),
     "sft": case(f"stages=[{{sft: {{{ONE_STEP}}}}}]", differs="metrics checkpoints"),
 }
@@ -117,14 +118,10 @@ STAGE = {
     "optimizer.sgd.weight_decay": case("optimizer.weight_decay=0.1", start="optimizer={type: sgd}"),
     "max_grad_norm": case("max_grad_norm=0.01", "max_grad_norm=null"),
     "max_tokens": case("max_tokens=40", differs="weights printed"),
-    "overlong": case(
-        "overlong=keep_end", "overlong=drop", start="max_tokens=40"
-    ),
+    "overlong": case("overlong=keep_end", "overlong=drop", start="max_tokens=40"),
     "precision": case("precision=bf16"),
     "gradient_checkpointing": case("gradient_checkpointing=true", differs="kept", same="weights"),
-    "layout": case(
-        "layout=padded", start="model=bloom", differs="printed"
-    ),
+    "layout": case("layout=padded", start="model=bloom", differs="printed"),
     "token_budget": case("token_budget=40", differs="kept printed"),
     "checkpoint.every": case(
         "checkpoint.every=2",
@@ -146,23 +143,10 @@ SFT = {
 }
 
 
-def all_cases() -> dict[str, tuple[str, Case]]:
-    """Dotted field path to (method of the stage, case), prefixes written out."""
-    cases = {path: ("sft", each) for path, each in TOP.items()}
-    for method in STAGES:
-        own = SFT if method == "sft" else {}
-        for path, each in {**STAGE, **own}.items():
-            cases[f"{method}.{path}"] = (method, under(method, each))
-        for path, each in DATA.items():
-            cases[f"{method}.data.{path}"] = (method, under(f"{method}.data", each))
-            held_out = under(f"{method}.evaluation.data", each)
-            start = (f"{method}.evaluation={{data: {{path: rows.jsonl}}, every: 1}}", *held_out.start)
-            differs = held_out.differs.replace("weights", "metrics")
-            cases[f"{method}.evaluation.data.{path}"] = (
-                method,
-                Case(held_out.changes, differs, start, same="" if "error" in differs else "weights"),
-            )
-    return cases
+def held_out(each: Case) -> Case:
+    """A case of a data source as one of a source that is only evaluated on."""
+    differs = each.differs.replace("weights", "metrics")
+    return Case(each.changes, differs, each.start, same="" if "error" in differs else "weights")
 
 
 def under(prefix: str, each: Case) -> Case:
@@ -176,9 +160,62 @@ def under(prefix: str, each: Case) -> Case:
     return Case(changes, each.differs, start, each.same)
 
 
-# Settings that could have no effect where they stand are refused.
+def all_cases() -> dict[str, tuple[str, Case]]:
+    """Dotted path of a field to (name of the recipe, case with its overrides written out)."""
+    cases = {path: ("sft", each) for path, each in TOP.items()}
+    for method in STAGES:
+        own = SFT if method == "sft" else {}
+        for path, each in {**STAGE, **own}.items():
+            cases[f"{method}.{path}"] = (method, under(method, each))
+        for path, each in DATA.items():
+            place = f"{method}.data"
+            cases[f"{place}.{path}"] = (method, under(place, each))
+            place = f"{method}.evaluation.data"
+            cases[f"{place}.{path}"] = (f"{method}-held-out", under(place, held_out(each)))
+    return cases
+
+
+# What goes beyond one field: settings that meet others, or those of the stage before.
+TOGETHER = {
+    "held-out data have the template of the training data": case(
+        "sft.evaluation.data.template=brackets.jinja",
+        start=("sft.data.template=brackets.jinja", "sft.evaluation.data.template=auto"),
+        differs="",
+        same="weights metrics",
+    ),
+    "held-out data may have a template of their own": case(
+        "sft.evaluation.data.template=chatml",
+        start="sft.data.template=brackets.jinja",
+        differs="metrics",
+        same="weights",
+    ),
+    "dropout of an adapter that goes on": case("sft[1].adapter.dropout=0.5", start=TWO_STAGES),
+    "layers of an adapter that could go on": case(
+        "sft[1].adapter.targets=all",
+        start=(
+            TWO_STAGES,
+            "sft[0].adapter={targets: [q_proj]}",
+            "sft[1].adapter={targets: [q_proj]}",
+        ),
+    ),
+    "recomputation draws the same dropout": case(
+        "sft.gradient_checkpointing=true",
+        start="sft.adapter={type: lora, dropout: 0.5}",
+        differs="kept",
+        same="weights metrics",
+    ),
+}
+
+# Settings that would have no effect where they stand.
 REFUSED = {
-    "split of a file": (("sft.data.split=train",), "sft.data.split"),
+    "sft.data.split=train": "data.split: files have no splits",
+    "sft.data.columns.prompt=question": "`columns.prompt` is `question`, but the rows are read as",
+    "sft.evaluation={share: 0.5, data: other.jsonl}": "exactly one of `share` and `data`",
+    "sft.batch={samples: 3, tokens: 100}": "exactly one of `samples` and `tokens`",
+    "sft.epochs=1 sft.steps=3": "at most one of `epochs` and `steps`",
+    "sft.warmup=3": "something is trained at the full rate",
+    "sft.adapter={type: full, rank: 3}": 'unknown key "rank" with type "full"',
+    "sft.optimizer={type: sgd, epsilon: 1e-8}": 'unknown key "epsilon" with type "sgd"',
 }
 
 # --- The fields ----------------------------------------------------------------------------------
@@ -224,7 +261,7 @@ def test_the_walk_finds_what_stands_deep_in_a_union() -> None:
 
     class Outer(Node):
         inner: Annotated[Inner | None, "a note"] = None
-        many: list[Inner] = []
+        many: tuple[()] | list[Inner] = ()
         only: Inner = Inner()
 
     below = ["inner.inner.type", "inner.inner.depth", "many.inner.type", "many.inner.depth"]
@@ -258,30 +295,39 @@ stages:
 
 
 @pytest.fixture(scope="module")
-def observe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observe]:
-    """A function from (method, overrides) to the outcome of that run; each is made only once."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place with models, data and two recipes for each kind of stage."""
     folder = tmp_path_factory.mktemp("every-field")
     write_rows(folder)
     write_models(folder)
     write_hub_data(folder)
     for method in STAGES:
         adapter = "      adapter: {type: full}\n" if method == "sft" else ""
-        (folder / f"{method}.yaml").write_text(RECIPE.replace("METHOD", method) + adapter)
+        recipe = RECIPE.replace("METHOD", method) + adapter
+        (folder / f"{method}.yaml").write_text(recipe)
+        recipe = recipe.replace("share: 0.3", "data: rows.jsonl")
+        (folder / f"{method}-held-out.yaml").write_text(recipe)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def observe(folder: Path) -> Iterator[Observe]:
+    """A function from (recipe, overrides) to the outcome of that run; each is made only once."""
     with pytest.MonkeyPatch.context() as patch:
         # What is compared has to be right, not to survive a power loss.
         patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "hub")
-        yield cache(lambda method, overrides: run_once(folder, method, overrides))
+        yield cache(lambda recipe, overrides: run_once(folder, recipe, overrides))
 
 
-def run_once(folder: Path, method: str, overrides: tuple[str, ...]) -> Outcome:
-    """Run `METHOD.yaml` with overrides; the run directory has the same name each time."""
+def run_once(folder: Path, recipe: str, overrides: tuple[str, ...]) -> Outcome:
+    """Run a recipe with overrides; the run directory has the same name each time."""
     console = Console(file=io.StringIO(), width=200)
     kept = Kept()
     error = ""
     try:
         try:
-            loaded = load_recipe(folder / f"{method}.yaml", overrides)
+            loaded = load_recipe(folder / f"{recipe}.yaml", overrides)
             run = create_run(loaded, "run", folder / "runs")
             with run.attempt(), saved_tensors_hooks(kept.count, lambda tensor: tensor):
                 run_recipe(run, console=console)
@@ -409,12 +455,48 @@ def write_hub_data(folder: Path) -> None:
 # --- The tests -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("path", "method", "each"), [(p, *c) for p, c in all_cases().items()])
-def test_the_field_has_an_effect(path: str, method: str, each: Case, observe: Observe) -> None:
-    before = observe(method, each.start)
+@pytest.mark.parametrize(
+    ("recipe", "each"), [pytest.param(*each, id=path) for path, each in all_cases().items()]
+)
+def test_the_field_has_an_effect(recipe: str, each: Case, observe: Observe) -> None:
+    check(observe, recipe, each)
+
+
+@pytest.mark.parametrize("each", TOGETHER.values(), ids=TOGETHER)
+def test_what_goes_beyond_one_field(each: Case, observe: Observe) -> None:
+    held_out = any("evaluation.data" in override for override in (*each.start, *each.changes))
+    check(observe, "sft-held-out" if held_out else "sft", each)
+
+
+def check(observe: Observe, recipe: str, each: Case) -> None:
+    before = observe(recipe, each.start)
+    assert not before["error"] or "error" in each.differs, before["error"]
     for change in each.changes:
-        after = observe(method, (*each.start, change))
+        after = observe(recipe, (*each.start, change))
         assert not after["error"] or "error" in each.differs, f"{change}: {after['error']}"
         differing = {part for part in before if before[part] != after[part]}
         assert set(each.differs.split()) <= differing, f"{change} changes {sorted(differing)}"
         assert not differing & set(each.same.split()), f"{change} changes {sorted(differing)}"
+
+
+@pytest.mark.parametrize("overrides", REFUSED)
+def test_what_would_have_no_effect_is_refused(overrides: str, observe: Observe) -> None:
+    words = re.findall(r"sft\S+(?: [^s][^=]*)*", overrides)
+    assert REFUSED[overrides] in observe("sft", tuple(words))["error"]
+
+
+def test_the_same_recipe_has_the_same_outcome(folder: Path, observe: Observe) -> None:
+    """What differs in the tests above differs because of the field, not from run to run."""
+    lora = ("sft.adapter={type: lora, dropout: 0.5}",)
+    for recipe, overrides in (("pretrain", ()), ("sft", ()), ("sft", lora)):
+        assert run_once(folder, recipe, overrides) == observe(recipe, overrides)
+
+
+def test_a_stage_is_shown_with_the_template_of_the_stage_before(folder: Path) -> None:
+    """What `hone data show` prepares is what the run trains on."""
+    overrides = [TWO_STAGES, "sft[0].data.template=brackets.jinja"]
+    loaded = load_recipe(folder / "sft.yaml", overrides)
+    run = create_run(loaded, "shown", folder / "runs")
+    run_recipe(run, console=Console(file=io.StringIO()))
+    trained = [run.read_lock_json()["stages"][number]["data"]["key"] for number in "12"]
+    assert [prepare_stage(loaded, index)[0].key for index in (0, 1)] == trained
