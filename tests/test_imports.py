@@ -39,6 +39,7 @@ BELOW_THE_LINE = [
     "sampling",
     "stages",
     "evaluate",
+    "plots",
     "quickstart",
     "cli",
     "__main__",

@@ -1,0 +1,83 @@
+"""The recipes in `recipes/` run as they stand, through the real command, on the data beside them.
+
+Nothing is downloaded: where Hugging Face's cache is, a tiny random model stands under the name that
+the recipes give.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from hone.data.tokenizer_training import train_tokenizer
+from hone.metrics import read_metrics
+from hone.quickstart.corpus import write_corpus
+from tests.workbench import hone
+
+pytestmark = pytest.mark.e2e
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+MODEL = "HuggingFaceTB/SmolLM2-135M"
+FOR_OWN_DATA = {"full.yaml": ["pretrain", "sft"], "instructions.yaml": ["sft"]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def model_in_the_cache() -> None:
+    """The model of the recipes as a download would have left it, but tiny and random."""
+    place = Path(os.environ["HF_HOME"]) / "hub" / f"models--{MODEL.replace('/', '--')}"
+    commit = "0" * 40
+    (place / "refs").mkdir(parents=True, exist_ok=True)
+    (place / "refs" / "main").write_text(commit)
+    texts = (path.read_text() for path in sorted((RECIPES / "data").iterdir()))
+    tokenizer = train_tokenizer(texts, 600)
+    tokenizer.chat_template = None  # like a base model's
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        tie_word_embeddings=True,
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(place / "snapshots" / commit)
+    tokenizer.save_pretrained(place / "snapshots" / commit)
+
+
+def test_every_recipe_is_tested() -> None:
+    names = {path.name for path in RECIPES.glob("*.yaml")}
+    assert names == {"quickstart.yaml", *FOR_OWN_DATA}
+
+
+@pytest.mark.parametrize("name", FOR_OWN_DATA)
+def test_a_recipe_for_own_data(name: str, tmp_path: Path) -> None:
+    recipe, methods = str(RECIPES / name), FOR_OWN_DATA[name]
+    checked = hone(tmp_path, "check", recipe)
+    assert checked.count(" 0 truncated, 0 left out") == len(methods), checked
+    hone(tmp_path, "run", recipe, "--name", "first")
+    for number, method in enumerate(methods, start=1):
+        stage = tmp_path / "runs" / "first" / "stages" / f"{number}-{method}"
+        rows = read_metrics(stage / "metrics.jsonl")
+        held_out = [row["loss"] for row in rows if row.get("split") == "evaluation"]
+        assert len(held_out) >= 3
+        assert held_out[-1] < held_out[0], "training must show on the held-out rows"
+        assert len(rows) - len(held_out) >= 15, "steps"
+    command = ("generate", "first", "--prompt", "My chain squeaks.", "--max-tokens", "8", "--json")
+    assert json.loads(hone(tmp_path, *command))[0]["prompt"] == "My chain squeaks."
+    if name == "instructions.yaml":
+        adapter = json.loads((stage / "model" / "adapter_config.json").read_text())
+        assert adapter["base_model_name_or_path"] == MODEL
+
+
+def test_the_quickstart_recipe(tmp_path: Path) -> None:
+    """The file that `hone quickstart` uses, in the folder that it makes, with fewer steps."""
+    files = write_corpus(tmp_path, seed=0)
+    assert files.recipe.read_bytes() == (RECIPES / "quickstart.yaml").read_bytes()
+    few = ("pretrain.steps=3", "sft.steps=3")
+    hone(tmp_path, "run", str(files.recipe), *few, "--name", "first")
+    assert (tmp_path / "runs" / "first" / "DONE").exists()
