@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 
 CHUNK_ELEMENTS = 4 * 2**20  # logits held at once: 128 positions of a 32,000 vocabulary
-ROWS_MULTIPLE = 16  # positions are filled up to it: few different shapes, as in forest.py
 SMALLEST_PROBABILITY = 1e-30  # below it the logarithm of a rounded probability is no longer exact
 
 
@@ -41,11 +40,19 @@ def compute_logprobs(
     """
     dtype = dtype or hidden_PD.dtype
     count = len(targets_P)
-    filling = -count % ROWS_MULTIPLE
+    filling = -count % fill_multiple(count)
     hidden_PD = F.pad(hidden_PD, (0, 0, 0, filling))
     targets_P = F.pad(targets_P, (0, filling))
     logprobs = _Logprobs.apply(hidden_PD, head.weight_VD, head.bias_V, targets_P, head, dtype)
     return logprobs[:count]
+
+
+def fill_multiple(count: int) -> int:
+    """What `count` positions are filled up to a multiple of: few different shapes, as in forest.py.
+
+    At least 16, and between a sixteenth and an eighth of the count.
+    """
+    return max(16, 1 << max(0, count.bit_length() - 4))
 
 
 def _project(

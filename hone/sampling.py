@@ -77,10 +77,7 @@ class Artifact:
         ends = set(self.rendering.end_token_ids)
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
-            do_sample=temperature > 0,
-            temperature=temperature if temperature > 0 else 1.0,
-            top_k=0,
-            top_p=1.0,
+            **({"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}),
             eos_token_id=sorted(ends),
             pad_token_id=min(ends),
         )

@@ -25,8 +25,8 @@ from hone.files import write_whole
 from hone.quickstart.countries import CAPITALS
 
 KINDS = ("capitals", "arithmetic", "patterns")
-PRETRAIN_TEXTS = {"capitals": 3500, "arithmetic": 7000, "patterns": 5000}
-LINES_PER_TEXT = {"capitals": 8, "arithmetic": 14, "patterns": 3}
+PRETRAIN_TEXTS = {"capitals": 3000, "arithmetic": 7000, "patterns": 3500, "dialogues": 2500}
+LINES_PER_TEXT = {"capitals": 8, "arithmetic": 14, "patterns": 3, "dialogues": 3}
 SFT_CONVERSATIONS = {"capitals": 1600, "arithmetic": 1600, "patterns": 1600}
 EVALUATION_QUESTIONS = {"capitals": 80, "arithmetic": 80, "patterns": 80}
 HELD_OUT_SHARE = 0.1  # of the operand pairs and cycles
@@ -110,7 +110,12 @@ def write_corpus(folder: Path, seed: int) -> CorpusFiles:
 
 def make_texts(seed: int) -> list[str]:
     """The pretraining texts: lines of one kind each, in a mixed order."""
-    lines = {"capitals": _statement, "arithmetic": _sum, "patterns": _pattern}
+    lines = {
+        "capitals": _statement,
+        "arithmetic": _sum,
+        "patterns": _pattern,
+        "dialogues": _dialogue,
+    }
     texts = []
     for kind, line in lines.items():
         draw = random.Random(f"{seed} pretrain {kind}")
@@ -145,8 +150,14 @@ def make_evaluation_questions(seed: int) -> list[Question]:
 
 @functools.cache
 def split_operands(seed: int) -> tuple[list[Pair], list[Pair]]:
-    """(training, held-out) pairs of a number from 10 to 99 and a digit from 1 to 9."""
-    return _split([(a, b) for a in range(10, 100) for b in range(1, 10)], f"{seed} operands")
+    """(training, held-out) pairs of a number below 100 and a digit from 1 to 9.
+
+    Sums of two digits are all for training: longer ones are made of them.
+    """
+    digits = [(a, b) for a in range(10) for b in range(1, 10)]
+    longer = [(a, b) for a in range(10, 100) for b in range(1, 10)]
+    training, held_out = _split(longer, f"{seed} operands")
+    return digits + training, held_out
 
 
 @functools.cache
@@ -196,6 +207,18 @@ def _ask_pattern(draw: random.Random, seed: int, held_out: bool) -> Question:
     letters = _letters(draw, seed, draw.choice(SHOWN) + ANSWERED, held_out)
     shown, answer = " ".join(letters[:-ANSWERED]), " ".join(letters[-ANSWERED:])
     return Question(draw.choice(PATTERN_QUESTIONS).format(shown=shown), answer, "patterns")
+
+
+def _dialogue(draw: random.Random, seed: int) -> str:
+    """The user names something and the assistant repeats it."""
+    things = [draw.choice(list(CAPITALS)), str(draw.randrange(110))]
+    things.append(" ".join(draw.choice(LETTERS) for _ in range(draw.randint(2, 12))))
+    thing = draw.choice(things)
+    asked = draw.choice(["Say {thing}.", "Repeat: {thing}", "What did I say? {thing}"])
+    return (
+        f"<|im_start|>user\n{asked.format(thing=thing)}<|im_end|>\n"
+        f"<|im_start|>assistant\n{thing}<|im_end|>"
+    )
 
 
 def _letters(draw: random.Random, seed: int, length: int, held_out: bool) -> list[str]:

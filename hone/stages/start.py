@@ -12,6 +12,7 @@ from hone.adapters import add_lora, choose_targets, use_fast_forward
 from hone.checkpoints import find_fault, write_folder
 from hone.device import Precision, seed_torch
 from hone.errors import UserError
+from hone.hub import find_model
 from hone.models import LanguageModel, join_model, load_tokenizer, read_weights, save_model
 from hone.recipe.schema import Full, Lora
 from hone.sampling import base_of_adapter
@@ -84,7 +85,8 @@ def continues(start: Start, adapter: Lora) -> bool:
         return False
     before = LoraConfig.from_pretrained(str(start.adapter))
     with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(start.base))
+        config = AutoConfig.from_pretrained(find_model(start.base))
+        base = AutoModelForCausalLM.from_config(config)
     same_layers = set(before.target_modules or ()) == set(choose_targets(base, adapter.targets))
     return (before.r, before.lora_alpha) == (adapter.rank, adapter.alpha) and same_layers
 

@@ -1,0 +1,20 @@
+"""What the documentation says about the files of the package is what there is."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.quick
+
+ROOT = Path(__file__).parents[1]
+FAMILIES = ("cli", "quickstart", "losses")  # described as a whole
+
+
+def test_the_architecture_names_every_file_and_no_other() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    layers = text.partition("## Layers")[2].partition("\n## ")[0]
+    named = set(re.findall(r"\w+\.py", layers)) - {"commands.py", "test_imports.py"}
+    sources = (path.relative_to(ROOT / "hone") for path in (ROOT / "hone").rglob("*.py"))
+    there = {path.name for path in sources if path.parts[0] not in FAMILIES}
+    assert named == there - {"__init__.py", "__main__.py"}
