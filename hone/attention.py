@@ -70,7 +70,7 @@ def forest_attention(
     if attention_mask is not None or not getattr(module, "is_causal", True):
         raise UnsupportedAttention("its attention is not plain causal attention")
     assert _spans, "forest attention was called outside of `forest_layout`"
-    if query.device.type == "cuda":
+    if query.device.type == "cuda" and not dropout:  # FlexAttention has no dropout
         return _flex(query, key, value, _spans, scaling, sliding_window), None
     dtype = query.dtype
     if dtype in (torch.bfloat16, torch.float16):  # a CPU attends to short segments faster in fp32

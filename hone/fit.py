@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -45,6 +44,7 @@ class Training:
     """All that one stage's training needs; made by the stage, used up by `fit`.
 
     samples_of: the samples of step 1, 2, ...; held_out: the samples of evaluations, empty for none.
+    conceal: hides in what is saved what the recipe took from the environment.
     """
 
     model: LanguageModel
@@ -60,7 +60,7 @@ class Training:
     token_budget: int
     report: Callable[[Row], None]
     epoch_of: Callable[[int], float]
-    save: Callable[[Any, Path], None] = save_model
+    conceal: Callable[[str], str] = str
 
     @property
     def checkpoints(self) -> Path:
@@ -216,7 +216,7 @@ class _Loop:
     def write(self, folder: Path) -> None:
         """Weights and optimizer state into an empty folder."""
         training = self.training
-        training.save(training.model.module, folder)
+        save_model(training.model.module, folder, training.conceal)
         save_file(
             optimizer_tensors(training.optimizer, training.model.trainable()), folder / OPTIMIZER
         )

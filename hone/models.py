@@ -6,7 +6,7 @@ probing it against plain forwards of itself.
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -333,12 +333,16 @@ def new_model(architecture: str, settings: dict[str, Any]) -> PreTrainedModel:
     return model
 
 
-def save_model(module: PreTrainedModel | PeftModel, folder: Path) -> None:
-    """Write weights and configuration in transformers' or PEFT's own files, the same bytes every
-    time.
+def save_model(
+    module: PreTrainedModel | PeftModel, folder: Path, conceal: Callable[[str], str] = str
+) -> None:
+    """Write weights and configuration in transformers' or PEFT's own files, always the same bytes.
+
+    conceal: what is done to the base's name before it is written into an adapter's folder.
     """
     if isinstance(module, PeftModel):
         for config in module.peft_config.values():  # PEFT keeps the targets as a set, in hash order
             config.target_modules = sorted(config.target_modules)
+            config.base_model_name_or_path = conceal(config.base_model_name_or_path)
     module.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # an empty form of PEFT's

@@ -1,7 +1,7 @@
 """The run directory: create, open, lock, attempts, status, provenance.
 
-    runs/<name>/  recipe.yaml  recipe.resolved.json  lock.json  status.json  events.jsonl  log.txt
-                  process.lock  stages/<n>-<method>/... (written by the stages)  DONE
+runs/<name>/ recipe.yaml recipe.resolved.json lock.json status.json events.jsonl log.txt
+process.lock stages/<n>-<method>/... (written by the stages) DONE
 
 `hone run` and `hone resume` own the moves of a run through `Run.attempt`; stages add to `lock.json`
 and to the status. What stands for `${NAME}` in a recipe never enters the directory: `Run.conceal`
@@ -132,7 +132,7 @@ class Run:
 
     def read_lock_json(self) -> dict[str, Any]:
         """lock.json: what the run's bytes depend on, `${NAME}` expanded from the environment."""
-        table: dict[str, Any] = _mapped(read_json(self.path / "lock.json") or {}, _reveal)
+        table: dict[str, Any] = _mapped(read_json(self.path / "lock.json") or {}, reveal)
         return table
 
     def update_lock_json(self, values: dict[str, Any]) -> None:
@@ -453,7 +453,8 @@ def _conceal(text: str, variables: list[tuple[str, str]]) -> str:
     return text
 
 
-def _reveal(text: str) -> str:
+def reveal(text: str) -> str:
+    """`text` with `${NAME}` expanded from the environment: what `Run.conceal` hid."""
     return VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), text)
 
 

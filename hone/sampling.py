@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from hone.data.chat import Renderer
 from hone.models import load_tokenizer, read_weights
+from hone.runs import reveal
 from hone.signals import check_stop
 
 PROMPTS_AT_ONCE = 32
@@ -121,7 +122,7 @@ def base_of_adapter(folder: Path) -> str | None:
     path = folder / "adapter_config.json"
     if not path.exists():
         return None
-    return str(json.loads(path.read_text())["base_model_name_or_path"])
+    return reveal(json.loads(path.read_text())["base_model_name_or_path"])
 
 
 def load_artifact(

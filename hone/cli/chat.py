@@ -46,9 +46,16 @@ def chat(
 
     result = load_result(found)
 
+    plain = result.rendering.plain
+    if plain:
+        say(console, "trained on plain text: every line is a prompt of its own")
+
     def answer(messages: Messages, turn: int) -> str:
         texts: list[str] = result.generate_text(
-            [messages], max_new_tokens=max_tokens, temperature=temperature, seed=seed + turn
+            [messages[-1]["content"] if plain else messages],
+            max_new_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed + turn,
         )
         return texts[0]
 

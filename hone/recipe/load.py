@@ -54,8 +54,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     given = _mapping_of(document, origin)
     faults = list(document.faults)
     _spell_out(given, document.origins)
-    faults += apply_overrides(given, document.origins, overrides)
-    _spell_out(given, document.origins)
+    faults += apply_overrides(
+        given, document.origins, overrides, lambda: _spell_out(given, document.origins)
+    )
     return _check(given, document.origins, faults, path.absolute().parent, text)
 
 

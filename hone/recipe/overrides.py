@@ -6,7 +6,7 @@ YAML. Whether the key's last parts exist is left to the check of the whole recip
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hone.errors import nearest
@@ -23,14 +23,21 @@ class _NoSuchPlace(Exception):
 
 
 def apply_overrides(
-    recipe: dict[str, Any], origins: Origins, overrides: Sequence[str]
+    recipe: dict[str, Any],
+    origins: Origins,
+    overrides: Sequence[str],
+    after_each: Callable[[], None],
 ) -> list[Fault]:
-    """Changes `recipe` and `origins` in place, in order; returns what could not be done."""
+    """Changes `recipe` and `origins` in place, in order; returns what could not be done.
+
+    after_each is called behind every override, so that the next one finds shorthands spelt out.
+    """
     faults = []
     for number, override in enumerate(overrides):
         origin = command_line(number)
         try:
             faults += _apply(recipe, origins, override, origin)
+            after_each()
         except _NoSuchPlace as reason:
             faults.append(Fault(origin, (), f"{quoted(override)}: {reason}"))
     return faults

@@ -155,7 +155,9 @@ def check_recipe(loaded: LoadedRecipe) -> list[Finding]:
         try:
             return work()  # type: ignore[operator]
         except UserError as error:
-            findings.append(Finding("error", error.message, error.hint))
+            finding = Finding("error", error.message, error.hint)
+            if finding not in findings:
+                findings.append(finding)
             return None
 
     quieten_libraries()

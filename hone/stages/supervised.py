@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -197,6 +197,8 @@ class SupervisedStage:
             device,
             trains_weights=isinstance(adapter, Full),
         )
+        if "precision" in locked:
+            precision = replace(precision, reason="as the run began")
         checkpoint = find_start(self.folder, self.warn)
         model = build_model(
             start,
@@ -227,6 +229,7 @@ class SupervisedStage:
             token_budget=budget,
             report=lambda row: None,
             epoch_of=data.order.epoch_of,
+            conceal=self.run.conceal,
         )
         if checkpoint is None:
             return training, CheckpointState(step=0, evaluated=False)
@@ -266,7 +269,7 @@ class SupervisedStage:
 
         def write(folder: Path) -> None:
             model = training.model
-            save_model(model.module, folder)
+            save_model(model.module, folder, self.run.conceal)
             tokenizer.chat_template = prepared.template
             tokenizer.save_pretrained(folder)
             ends = prepared.end_token_ids
