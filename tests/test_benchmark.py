@@ -1,0 +1,153 @@
+"""The benchmark: its arithmetic on made-up outcomes, its lengths, and a tiny run as a whole."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.measure import Outcome, Request, Step
+from benchmarks.report import (
+    check_same_work,
+    compute_curve_distance,
+    compute_ratios,
+    count_flops,
+    make_lines,
+    rotations,
+    summarise,
+)
+from benchmarks.workload import LONGEST, SHAPES, Workload, draw_lengths
+
+quick = pytest.mark.quick
+ROOT = Path(__file__).parent.parent
+
+
+def outcome(name="hone", number=1, seconds=1.0, losses=(3.0, 2.0, 1.0), memory=50) -> Outcome:
+    """Steps of 8 samples and 80 tokens; the first one takes ten times as long."""
+    steps = [
+        Step(seconds * (10 if n == 0 else 1), samples=8, tokens=80, trained_tokens=40, loss=loss)
+        for n, loss in enumerate(losses)
+    ]
+    pass_s = sum(step.seconds for step in steps)
+    return Outcome(name, number, 2.0, 12.0, pass_s, 100, 100 + memory, steps=steps)
+
+
+@quick
+def test_rates_leave_the_first_step_out_and_the_pass_has_it():
+    found = summarise([outcome(seconds=0.5)])
+    assert found["samples_per_s"] == pytest.approx(16)
+    assert found["tokens_per_s"] == pytest.approx(160)
+    assert found["step_s"] == pytest.approx(0.5)
+    assert found["pass_s"] == pytest.approx(6)
+    assert found["trainer_to_first_step_s"] == pytest.approx(10)
+    assert found["peak_memory_bytes"] == 50
+
+
+@quick
+def test_medians_over_rounds_ignore_an_outlier():
+    found = summarise([outcome(seconds=s) for s in (1.0, 100.0, 1.0)])
+    assert found["samples_per_s"] == pytest.approx(8)
+
+
+@quick
+def test_other_work_is_refused():
+    same = outcome("trl")
+    assert check_same_work([outcome(), same])["samples"] == 24
+    with pytest.raises(ValueError, match='"trl" did other work in round 1'):
+        check_same_work([outcome(), outcome("trl", losses=(1.0, 1.0))])
+
+
+@quick
+def test_the_ratio_is_against_the_fastest_rival():
+    summaries = {
+        "hone": summarise([outcome(memory=30)]),
+        "trl": summarise([outcome(seconds=4.0, memory=60)]),
+        "trl length-grouped": summarise([outcome(seconds=2.0, memory=120)]),
+    }
+    found = compute_ratios(summaries, list(summaries))
+    assert found["trl_best"] == "trl length-grouped"
+    assert found["samples_per_s"] == pytest.approx(2)
+    assert found["memory"] == pytest.approx(0.25)
+    assert found["memory_against_leanest"] == pytest.approx(0.5)
+    assert compute_ratios({"hone": summaries["hone"]}, ["hone"]) == {}
+
+
+@quick
+def test_the_curve_is_outside_when_one_step_is():
+    exact = [outcome(losses=(3.0, 2.0, 1.0))]
+    near = compute_curve_distance([outcome(losses=(3.0, 2.01, 1.0))], exact)
+    assert near["steps"] == pytest.approx(0.005)
+    assert "(within 1%" in make_lines({}, near)[0]
+    far = compute_curve_distance([outcome(losses=(3.0, 2.0, 1.02))], exact)
+    assert far["steps"] == pytest.approx(0.02)
+    assert "(OUTSIDE 1%" in make_lines({}, far)[0]
+
+
+@quick
+def test_every_round_begins_with_another_contender():
+    assert rotations(["a", "b", "c"], 3) == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"]]
+
+
+@quick
+def test_operations_are_counted_by_weight_and_token():
+    workload = Workload(SHAPES["tiny"], 8, 8)
+    layers = 2 * (4 * 64 * 64 + 3 * 64 * 176)
+    assert count_flops(workload, 10, 3) == 4 * (layers * 10 + 64 * 512 * 3)
+
+
+@quick
+@pytest.mark.parametrize("count", [24, 320])
+def test_lengths_have_their_medians_and_a_long_tail(count):
+    prompts, completions = draw_lengths(count, seed=0)
+    assert np.median(prompts) == 26
+    assert np.median(completions) == 45
+    assert (prompts + completions).max() <= LONGEST
+    assert (prompts + completions).max() > 4 * np.median(prompts + completions)
+
+
+@quick
+def test_requests_come_back_as_they_were(tmp_path):
+    request = Request("hone", 1, tmp_path, tmp_path / "s", "cpu", 1, {"precision": "fp32"}, None)
+    request.write(tmp_path / "request.json")
+    assert Request.read(tmp_path / "request.json") == request
+
+
+@quick
+def test_the_default_model_has_about_40_million_weights():
+    assert 38e6 < SHAPES["40m"].count_weights() < 44e6
+    assert 0.45e9 < SHAPES["0.5b"].count_weights() < 0.55e9
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.sft", "--threads", "1", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.e2e
+def test_a_tiny_benchmark_from_end_to_end(tmp_path):
+    wanted = [part for name in ("hone", "trl length-grouped") for part in ("--only", name)]
+    done = bench("--quick", "--json", str(tmp_path / "results.json"), *wanted)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "times the samples a second" in done.stdout
+    document = json.loads((tmp_path / "results.json").read_text())
+    assert document["counts"]["samples"] == document["workload"]["samples"] == 24
+    assert document["counts"]["tokens"] == document["lengths"]["tokens"]
+    assert document["counts"]["trained_tokens"] == document["lengths"]["trained_tokens"]
+    assert set(document["summary"]) == {"hone", "trl length-grouped"}
+    assert document["ratios"]["trl_best"] == "trl length-grouped"
+    for found in document["summary"].values():
+        assert found["samples_per_s"] > 0
+        assert found["peak_memory_bytes"] > 0
+        assert found["to_first_step_s"] > found["to_trainer_s"] > 0
+    losses = [outcome["steps"][0]["loss"] for outcome in document["rounds"]]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)  # other samples, the same model
+
+
+@pytest.mark.e2e
+def test_an_unknown_contender_is_named_with_those_there_are():
+    done = bench("--only", "nobody")
+    assert done.returncode == 2
+    assert '"nobody"' in done.stderr
+    assert "trl length-grouped" in done.stderr
