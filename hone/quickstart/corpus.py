@@ -3,12 +3,14 @@ questions to evaluate.
 
 Called by `story.py`; pure Python. Three kinds of content, each with one right answer:
 
-* capitals: every fact stands in the pretraining texts. Fine-tuning asks with some phrasings, the
-evaluation with others that occur nowhere else. * arithmetic: a number below 100 plus a digit. The
-pairs of the evaluation occur nowhere else. * patterns: letters that repeat. The cycles of the
-evaluation occur nowhere else.
+- capitals: every fact stands in the pretraining texts; the evaluation asks with phrasings that
+occur nowhere else. - arithmetic: sums of two numbers of two digits, by way of the tens and the
+ones. The pairs of the evaluation occur nowhere else, in either order. - patterns: letters that
+repeat. The cycles of the evaluation occur nowhere else.
 
-The texts teach nothing else: the model knows capitals, small sums and patterns.
+Some pretraining texts ask and answer in plain text. Others are chats in which the assistant repeats
+what it is told: they give the chat tokens a meaning, which adapters beside frozen embeddings
+cannot. The texts teach nothing else.
 """
 
 import functools
@@ -25,46 +27,57 @@ from hone.files import write_whole
 from hone.quickstart.countries import CAPITALS
 
 KINDS = ("capitals", "arithmetic", "patterns")
-PRETRAIN_TEXTS = {"capitals": 3000, "arithmetic": 7000, "patterns": 3500, "dialogues": 2500}
-LINES_PER_TEXT = {"capitals": 8, "arithmetic": 14, "patterns": 3, "dialogues": 3}
-SFT_CONVERSATIONS = {"capitals": 1600, "arithmetic": 1600, "patterns": 1600}
-EVALUATION_QUESTIONS = {"capitals": 80, "arithmetic": 80, "patterns": 80}
+PRETRAIN_TEXTS = {
+    "capitals": 4500,
+    "arithmetic": 3000,
+    "patterns": 2500,
+    "dialogues": 11000,
+    "echoes": 1500,
+}
+LINES_PER_TEXT = {"capitals": 5, "arithmetic": 4, "patterns": 3, "dialogues": 3, "echoes": 2}
+SFT_CONVERSATIONS = {"capitals": 2000, "arithmetic": 2000, "patterns": 2000}
+EVALUATION_QUESTIONS = {"capitals": 100, "arithmetic": 100, "patterns": 100}
 HELD_OUT_SHARE = 0.1  # of the operand pairs and cycles
 
 STATEMENTS = [
     "The capital of {country} is {capital}.",
+    "The capital city of {country} is {capital}.",
     "{country} has its capital in {capital}.",
     "The government of {country} sits in {capital}.",
-    "{country} is governed from {capital}.",
     "In {country} the capital is {capital}.",
-    "Question: what is the capital of {country}? Answer: {capital}",
-    "Question: which city is the capital of {country}? Answer: {capital}",
+    "{country} is governed from {capital}.",
+    "{capital} is the capital of {country}.",
 ]
 CAPITAL_QUESTIONS = [
     "What is the capital of {country}?",
+    "What is the capital city of {country}?",
     "Which city is the capital of {country}?",
+    "Which city is the capital city of {country}?",
     "Name the capital of {country}.",
+    "Can you tell me the capital of {country}?",
     "I would like to know the capital of {country}.",
-    "Where does the government of {country} sit?",
+    "Please tell me the capital city of {country}.",
+    "Do you know the capital of {country}?",
+    "In {country}, what is the capital?",
     "{country} has which capital?",
+    "Which capital belongs to {country}?",
+    "Where does the government of {country} sit?",
+    "Where is {country} governed from?",
 ]
 HELD_OUT_PHRASINGS = [
     "Tell me the capital of {country}.",
+    "What city is the capital of {country}?",
     "Can you name the capital city of {country}?",
-    "Please give me the capital of {country}.",
-    "Which capital does {country} have?",
+    "Please name the capital of {country}.",
+    "In {country}, which city is the capital?",
 ]
-SUMS = [
-    "{a} + {b} = {sum}",
-    "{a} plus {b} is {sum}",
-    "Question: what is {a} + {b}? Answer: {sum}",
-]
-SUM_QUESTIONS = ["What is {a} + {b}?", "How much is {a} + {b}?", "Add {a} and {b}."]
+OPERANDS = range(10, 100)
+SUM_QUESTIONS = ["What is {a}+{b}?", "How much is {a}+{b}?", "Add {a} and {b}."]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PERIODS = (2, 3, 4)
-SHOWN = range(8, 12)  # letters of a pattern that a question shows
-ANSWERED = 3  # letters that the answer has
-WRITTEN = 40  # letters of a pattern in a pretraining text
+SHOWN = range(8, 11)  # letters of a pattern that a question shows
+ANSWERED = 4  # letters that the answer has
+WRITTEN = 24  # letters of a pattern in a pretraining text
 PATTERN_QUESTIONS = ["Continue: {shown}", "What comes next? {shown}", "Go on: {shown}"]
 
 Pair = tuple[int, int]
@@ -115,6 +128,7 @@ def make_texts(seed: int) -> list[str]:
         "arithmetic": _sum,
         "patterns": _pattern,
         "dialogues": _dialogue,
+        "echoes": _echo,
     }
     texts = []
     for kind, line in lines.items():
@@ -150,14 +164,8 @@ def make_evaluation_questions(seed: int) -> list[Question]:
 
 @functools.cache
 def split_operands(seed: int) -> tuple[list[Pair], list[Pair]]:
-    """(training, held-out) pairs of a number below 100 and a digit from 1 to 9.
-
-    Sums of two digits are all for training: longer ones are made of them.
-    """
-    digits = [(a, b) for a in range(10) for b in range(1, 10)]
-    longer = [(a, b) for a in range(10, 100) for b in range(1, 10)]
-    training, held_out = _split(longer, f"{seed} operands")
-    return digits + training, held_out
+    """(training, held-out) pairs of numbers with a >= b; a pair is held out in either order."""
+    return _split([(a, b) for a in OPERANDS for b in OPERANDS if a >= b], f"{seed} operands")
 
 
 @functools.cache
@@ -180,8 +188,9 @@ def _statement(draw: random.Random, seed: int) -> str:
 
 def _ask_capital(draw: random.Random, seed: int, held_out: bool) -> Question:
     country = draw.choice(list(CAPITALS))
-    phrasing = draw.choice(HELD_OUT_PHRASINGS if held_out else CAPITAL_QUESTIONS)
-    return Question(_sentence(phrasing, country=country), CAPITALS[country], "capitals")
+    phrasings = HELD_OUT_PHRASINGS if held_out else CAPITAL_QUESTIONS
+    answer = _sentence(STATEMENTS[0], country=country, capital=CAPITALS[country])
+    return Question(_sentence(draw.choice(phrasings), country=country), answer, "capitals")
 
 
 def _sentence(form: str, **names: str) -> str:
@@ -190,17 +199,28 @@ def _sentence(form: str, **names: str) -> str:
 
 
 def _sum(draw: random.Random, seed: int) -> str:
-    a, b = draw.choice(split_operands(seed)[0])
-    return draw.choice(SUMS).format(a=a, b=b, sum=a + b)
+    return _write_sum(*_operands(draw, seed, False))
 
 
 def _ask_sum(draw: random.Random, seed: int, held_out: bool) -> Question:
+    a, b = _operands(draw, seed, held_out)
+    prompt = draw.choice(SUM_QUESTIONS).format(a=a, b=b)
+    return Question(prompt, _write_sum(a, b), "arithmetic")
+
+
+def _operands(draw: random.Random, seed: int, held_out: bool) -> Pair:
     a, b = draw.choice(split_operands(seed)[held_out])
-    return Question(draw.choice(SUM_QUESTIONS).format(a=a, b=b), str(a + b), "arithmetic")
+    return (a, b) if draw.random() < 0.5 else (b, a)
+
+
+def _write_sum(a: int, b: int) -> str:
+    """A sum by way of the tens and the ones: 47+38=70+15=85."""
+    tens, ones = a // 10 * 10 + b // 10 * 10, a % 10 + b % 10
+    return f"{a}+{b}={tens}+{ones}={a + b}"
 
 
 def _pattern(draw: random.Random, seed: int) -> str:
-    return " ".join(_letters(draw, seed, WRITTEN, held_out=False))
+    return " ".join(_letters(draw, seed, WRITTEN, False))
 
 
 def _ask_pattern(draw: random.Random, seed: int, held_out: bool) -> Question:
@@ -209,23 +229,26 @@ def _ask_pattern(draw: random.Random, seed: int, held_out: bool) -> Question:
     return Question(draw.choice(PATTERN_QUESTIONS).format(shown=shown), answer, "patterns")
 
 
-def _dialogue(draw: random.Random, seed: int) -> str:
-    """The user names something and the assistant repeats it."""
-    things = [draw.choice(list(CAPITALS)), str(draw.randrange(110))]
-    things.append(" ".join(draw.choice(LETTERS) for _ in range(draw.randint(2, 12))))
-    thing = draw.choice(things)
-    asked = draw.choice(["Say {thing}.", "Repeat: {thing}", "What did I say? {thing}"])
-    return (
-        f"<|im_start|>user\n{asked.format(thing=thing)}<|im_end|>\n"
-        f"<|im_start|>assistant\n{thing}<|im_end|>"
-    )
-
-
 def _letters(draw: random.Random, seed: int, length: int, held_out: bool) -> list[str]:
     """A cycle from a random point on."""
     cycle = draw.choice(split_cycles(seed, draw.choice(PERIODS))[held_out])
     start = draw.randrange(len(cycle))
     return [cycle[(start + position) % len(cycle)] for position in range(length)]
+
+
+def _dialogue(draw: random.Random, seed: int) -> str:
+    question = draw.choice(list(ASK.values()))(draw, seed, False)
+    return f"Question:\n{question.prompt}\nAnswer:\n{question.answer}"
+
+
+def _echo(draw: random.Random, seed: int) -> str:
+    letters = " ".join(draw.choice(LETTERS) for _ in range(draw.randint(2, 10)))
+    thing = draw.choice([draw.choice(list(CAPITALS)), str(draw.randrange(200)), letters])
+    asked = draw.choice(["Say: {thing}", "Repeat: {thing}", "What did I say? {thing}"])
+    return (
+        f"<|im_start|>user\n{asked.format(thing=thing)}<|im_end|>\n"
+        f"<|im_start|>assistant\n{thing}<|im_end|>"
+    )
 
 
 ASK: dict[str, Callable[[random.Random, int, bool], Question]] = {
