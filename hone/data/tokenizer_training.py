@@ -1,8 +1,9 @@
 """Make a byte-level BPE tokenizer from a person's own text; without torch at import.
 
-Called where a recipe's `model` says `tokenizer: {train_on: ..., vocabulary: ...}`. Every digit is a token of its own, so
-that numbers are read place by place; runs of letters are cut before merging as in GPT-2. The chat tokens and the ChatML
-template come with it. Left out: normalisation (the text comes back byte for byte) and dropout of merges.
+Called where a recipe's `model` says `tokenizer: {train_on: ..., vocabulary: ...}`. Every digit is a
+token of its own, so that numbers are read place by place; runs of letters are cut before merging as
+in GPT-2. The chat tokens and the ChatML template come with it. Left out: normalisation (the text
+comes back byte for byte) and dropout of merges.
 """
 
 from collections.abc import Iterable
@@ -19,9 +20,11 @@ TURN_END = "<|im_end|>"
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> "PreTrainedTokenizerFast":
-    """A tokenizer of at most `vocabulary` tokens (the 256 bytes and three special ones included), the same for the same texts.
+    """A tokenizer of at most `vocabulary` tokens (the 256 bytes and three special ones included),
+    the same for the same texts.
 
-    Fewer come out when the texts have no more pairs to merge. Texts end with `<|endoftext|>`, turns with `<|im_end|>`.
+    Fewer come out when the texts have no more pairs to merge. Texts end with `<|endoftext|>`, turns
+    with `<|im_end|>`.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

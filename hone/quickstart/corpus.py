@@ -164,8 +164,14 @@ def make_evaluation_questions(seed: int) -> list[Question]:
 
 @functools.cache
 def split_operands(seed: int) -> tuple[list[Pair], list[Pair]]:
-    """(training, held-out) pairs of numbers with a >= b; a pair is held out in either order."""
-    return _split([(a, b) for a in OPERANDS for b in OPERANDS if a >= b], f"{seed} operands")
+    """(training, held-out) pairs of numbers with a >= b; a pair is held out in either order.
+
+    Pairs with a multiple of ten are all for training, since partial sums are such pairs.
+    """
+    pairs = [(a, b) for a in OPERANDS for b in OPERANDS if a >= b]
+    partial = [pair for pair in pairs if pair[0] % 10 == 0 or pair[1] % 10 == 0]
+    training, held_out = _split(sorted(set(pairs) - set(partial)), f"{seed} operands")
+    return partial + training, held_out
 
 
 @functools.cache
