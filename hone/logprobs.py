@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 CHUNK_ELEMENTS = 4 * 2**20  # logits held at once: 128 positions of a 32,000 vocabulary
+CACHE_ROWS = 32  # positions whose softmax is taken at once: they stay in the processor's cache
 SMALLEST_PROBABILITY = 1e-30  # below it the logarithm of a rounded probability is no longer exact
 
 
@@ -125,11 +126,14 @@ class _Logprobs(torch.autograd.Function):
             chunks = zip(hidden_PD.split(ctx.size), targets_P.split(ctx.size), strict=True)
             for hidden, targets in chunks:
                 logits = _project(hidden.to(dtype), weight, bias, head)
-                probabilities = _softmax(logits)
-                logprobs.append(_log_chosen(probabilities, logits, targets))
+                parts = zip(logits.split(CACHE_ROWS), targets.split(CACHE_ROWS), strict=True)
+                for rows, chosen in parts:
+                    probabilities = _softmax(rows)
+                    logprobs.append(_log_chosen(probabilities, rows, chosen))
+                    if in_forward:
+                        rows.copy_(_descent(probabilities, rows, chosen, head))
                 if in_forward:
-                    descent = _descent(probabilities, logits, targets, head).to(dtype)
-                    slopes.append((descent @ weight).to(hidden_PD.dtype))
+                    slopes.append((logits @ weight).to(hidden_PD.dtype))
         if in_forward:
             ctx.save_for_backward(torch.cat(slopes))
         elif trains_head:
