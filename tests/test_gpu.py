@@ -1,4 +1,4 @@
-"""What needs an accelerator: the compiled forest attention, bf16 on CUDA, a real run and its resume.
+"""What needs an accelerator: compiled forest attention, bf16 on CUDA, a real run and its resume.
 
 Left out of `make test`; run with `pytest -m gpu` where there is a CUDA device.
 """

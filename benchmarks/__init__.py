@@ -1,0 +1,1 @@
+"""Measurements against the second implementation; `python -m benchmarks.sft` is `make bench`."""
