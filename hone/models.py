@@ -343,6 +343,9 @@ def save_model(
     if isinstance(module, PeftModel):
         for config in module.peft_config.values():  # PEFT keeps the targets as a set, in hash order
             config.target_modules = sorted(config.target_modules)
-            config.base_model_name_or_path = conceal(config.base_model_name_or_path)
-    module.save_pretrained(folder)
+            if config.base_model_name_or_path:
+                config.base_model_name_or_path = conceal(config.base_model_name_or_path)
+        module.save_pretrained(folder, save_embedding_layers=False)  # else it asks the Hub
+    else:
+        module.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # an empty form of PEFT's

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from hone.quickstart.corpus import EVALUATION_QUESTIONS
 from hone.quickstart.story import run_quickstart
 from tests.workbench import hone
 
@@ -23,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_everything_is_where_it_should_be(folder: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["before"]["all"]["total"] == 240
+    assert summary["before"]["all"]["total"] == sum(EVALUATION_QUESTIONS.values())
     assert set(summary["after"]) == {"capitals", "arithmetic", "patterns", "all"}
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "runs/quickstart/DONE").exists()
