@@ -6,6 +6,7 @@ the recipes give.
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -80,4 +81,17 @@ def test_the_quickstart_recipe(tmp_path: Path) -> None:
     assert files.recipe.read_bytes() == (RECIPES / "quickstart.yaml").read_bytes()
     few = ("pretrain.steps=3", "sft.steps=3")
     hone(tmp_path, "run", str(files.recipe), *few, "--name", "first")
+    assert (tmp_path / "runs" / "first" / "DONE").exists()
+
+
+def test_the_commands_of_the_readme(tmp_path: Path) -> None:
+    """Those for own data, one after another, from a folder that holds the recipes."""
+    (tmp_path / "recipes").symlink_to(RECIPES)
+    readme = (RECIPES.parent / "README.md").read_text()
+    own_data = readme.partition("## Your own data")[2]
+    lines = [line for line in own_data.splitlines() if line.startswith("    .venv/bin/hone ")]
+    commands = [shlex.split(line, comments=True)[1:] for line in lines]
+    assert [command[0] for command in commands] == ["check", "data", "run", "resume", "generate"]
+    for command in commands:
+        hone(tmp_path, *command)
     assert (tmp_path / "runs" / "first" / "DONE").exists()

@@ -49,6 +49,7 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
         [*HONE, *words],
         cwd=folder,
         start_new_session=True,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

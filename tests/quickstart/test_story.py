@@ -12,6 +12,7 @@ from tests.workbench import hone
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
+README = Path(__file__).parents[2] / "README.md"
 SHORT = ["pretrain.epochs=0.005", "sft.epochs=0.03", "threads=1"]
 
 
@@ -38,6 +39,12 @@ def test_called_again_it_shows_the_same_without_training(folder: Path) -> None:
     assert (folder / "runs/quickstart/stages/2-sft/metrics.jsonl").read_bytes() == before
     again = json.loads((folder / "summary.json").read_text())
     assert again["after"] == numbers["after"]
+
+
+def test_the_chat_command_of_the_readme(folder: Path) -> None:
+    line = next(line for line in README.read_text().splitlines() if "hone chat" in line)
+    assert line.split()[1:] == ["chat", "quickstart/runs/quickstart"]
+    hone(folder.parent, *line.split()[1:])
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
