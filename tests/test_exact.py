@@ -91,9 +91,9 @@ def moments(run: Path, draw: random.Random) -> Iterator[tuple[str, Callable[[], 
     yield "a step", more_rows(draw.randint(3, 8))
     yield "a save", saving
     yield "evaluation", evaluating
-    yield "any moment", after(draw.uniform(3, 8))
     yield "a step", more_rows(draw.randint(12, 20))
     yield "a save", saving
+    yield "any moment", after(draw.uniform(2, 5))
 
 
 def wait_for(process: subprocess.Popen[str], arrived: Callable[[], bool]) -> None:
@@ -112,10 +112,9 @@ def test_killed_at_any_moment_and_resumed(reference: tuple[Path, dict[str, str]]
         process = start(folder, *words)
         wait_for(process, arrived)
         if process.poll() is None:
-            kill(process)
             killed.append(name)
-        else:
-            assert process.returncode == 0, process.communicate()[0]
+        printed = kill(process)
+        assert process.returncode in (0, -signal.SIGKILL), printed
     assert len(killed) >= 5, killed
     if not (run / "DONE").exists():
         hone(

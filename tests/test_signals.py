@@ -147,19 +147,20 @@ def test_the_second_signal_leaves_a_long_library_call_at_once() -> None:
 def test_an_error_leaves_a_section_first_and_the_stop_follows() -> None:
     body = """
     try:
-        with signals.uninterrupted():
-            ready()
-            time.sleep(0.4)
-            raise OSError("disk full")
-    except OSError:
-        say("error")
-    try:
+        try:
+            with signals.uninterrupted():
+                ready()
+                time.sleep(0.2)
+                raise OSError("disk full")
+        except OSError:
+            say("error")
         with signals.uninterrupted():
             say("next section")
     except signals.StopRequested:
         say("stopped")
     """
-    assert run_script(body, signal.SIGINT)[1] == ["error", "next section", "stopped"]
+    said = run_script(body, signal.SIGINT)[1]  # a stop that is not taken comes again by itself
+    assert said in (["error", "next section", "stopped"], ["error", "stopped"])
 
 
 LOSE = """
