@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hone.files import sync_folder
+from hone.files import sync
 from hone.signals import uninterrupted
 
 MANIFEST = "manifest.json"
@@ -58,16 +58,16 @@ def write_folder(final: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
         for path in files:
-            _sync(path)
+            sync(path)
         manifest = {str(p.relative_to(temporary)): _describe(p) for p in files}
         (temporary / MANIFEST).write_text(json.dumps({"schema": 1, "files": manifest}, indent=1))
-        _sync(temporary / MANIFEST)
-        sync_folder(temporary)
+        sync(temporary / MANIFEST)
+        sync(temporary)
         with uninterrupted():
             if final.exists():
                 shutil.rmtree(final)
             temporary.rename(final)
-        sync_folder(final.parent)
+        sync(final.parent)
     finally:
         if temporary.exists():
             shutil.rmtree(temporary)
@@ -144,11 +144,3 @@ def _describe(path: Path) -> dict[str, Any]:
             "size": path.stat().st_size,
             "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
         }
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -22,7 +22,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        sync_folder(path.parent)
+        sync(path.parent)
 
 
 def write_json(path: Path, table: dict[str, Any]) -> None:
@@ -60,9 +60,11 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def sync_folder(folder: Path) -> None:
-    """Wait until a folder's names are on the disk: only then a rename outlives a power loss."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk: only then a rename
+    outlives a power loss.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -16,7 +16,7 @@ import torch
 from hone.records import Sample, Segment
 
 # Rows end with up to 63 tokens that nothing sees. oneDNN compiles its kernels for every length anew
-# (on a CPU 1 ms and 0.6 MB each, some 24 a row), so few different lengths are worth more.
+# (on a CPU 1 ms and 0.6 MB each), so few different lengths are worth more.
 ROW_MULTIPLE = 64
 
 

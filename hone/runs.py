@@ -33,7 +33,7 @@ from hone.files import (
     append_line,
     read_json,
     read_json_lines,
-    sync_folder,
+    sync,
     write_json,
     write_whole,
 )
@@ -347,7 +347,7 @@ def _create(loaded: "LoadedRecipe", path: Path) -> Run | None:
             building.mkdir()
             _fill(Run(building), loaded)
             building.rename(path)
-            sync_folder(path.parent)
+            sync(path.parent)
         except OSError:
             if os.path.lexists(path):
                 return None
