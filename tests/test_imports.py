@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1] / "hone"
 # A file imports only from files above it, its own family aside. A new file takes its place here.
 ABOVE_THE_LINE = [
     "errors",
+    "extras",
     "signals",
     "files",
     "recipe",
@@ -54,6 +55,10 @@ HEAVY = {
     "peft",
     "accelerate",
     "matplotlib",
+    "bitsandbytes",
+    "tensorboard",
+    "wandb",
+    "mlflow",
 }
 
 
