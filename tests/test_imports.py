@@ -39,6 +39,7 @@ BELOW_THE_LINE = [
     "fit",
     "sampling",
     "stages",
+    "doctor",
     "evaluate",
     "plots",
     "quickstart",

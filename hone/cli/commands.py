@@ -38,6 +38,7 @@ COMMANDS = {
     "chat": Command("hone.cli.chat:chat", "Talk to a run's result."),
     "data show": Command("hone.cli.data_show:show", "Print samples as the model will see them."),
     "recipe schema": Command("hone.cli.recipe_schema:schema", "Print a recipe's JSON Schema."),
+    "doctor": Command("hone.cli.doctor:doctor", "Test the mathematics on a model of yours."),
     "version": Command("hone.cli.version:version", "Print the versions that matter."),
 }
 

@@ -1,0 +1,183 @@
+"""Whether what is trained is what is asked for later: masks, end and beginning tokens, prompts.
+
+All checks count what is wrong, so their limit is zero. They read the tokens that training would
+see and never the renderer's own account of them. Without torch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from hone.data.chat import Renderer, Tokens
+from hone.data.formats import Conversation, Example, PromptCompletion
+from hone.data.rows import RowError
+from hone.doctor.findings import Check, NotApplicableError
+
+
+@dataclass(frozen=True)
+class Row:
+    """An example with its text and tokens."""
+
+    example: Example
+    text: str
+    tokens: Tokens
+
+    @property
+    def runs(self) -> list[list[int]]:
+        """The trained tokens, cut where an untrained one lies between them."""
+        places = np.flatnonzero(self.tokens.trained)
+        cuts = np.flatnonzero(np.diff(places) > 1) + 1
+        return [self.tokens.ids[part].tolist() for part in np.split(places, cuts) if len(part)]
+
+
+def template_checks(
+    renderer: Renderer, examples: Sequence[Example], end_of_generation: Sequence[int]
+) -> Iterator[Check]:
+    """All checks of a tokenizer with its template. end_of_generation: what stops the model's own
+    `generate`.
+    """
+
+    @cache
+    def rows() -> list[Row]:
+        return render_rows(renderer, examples)
+
+    def check(name: str, compared: str, count: object, told: bool = False) -> Check:
+        def measure() -> float:
+            return float(sum(count(renderer, row) for row in rows()))  # type: ignore[operator]
+
+        return Check(name, compared, None if told else 0.0, measure)
+
+    yield check("template: answers", "answers that the trained tokens do not hold", wrong_answers)
+    yield check("template: end", "answers without a trained end token", missing_ends)
+    yield check("template: beginning", "samples without exactly one beginning", wrong_beginnings)
+    yield check("template: prompt", "prompts that differ when they are asked", wrong_prompts)
+    yield Check(
+        "template: repetition",
+        "samples that differ when they are rendered again, alone",
+        0.0,
+        lambda: float(sum(differs_again(renderer, row) for row in rows())),
+    )
+    yield Check(
+        "template: earlier turns",
+        "conversations whose earlier turns change as they go on",
+        None,
+        lambda: float(count_changing(renderer, examples)),
+    )
+    yield Check(
+        "template: generation",
+        "end tokens that the model's own generation config does not know",
+        None,
+        lambda: float(len(set(renderer.end_token_ids[:1]) - set(end_of_generation))),
+    )
+
+
+def render_rows(renderer: Renderer, examples: Sequence[Example]) -> list[Row]:
+    """The rows that the template can render; raises UserError where there is none."""
+    found: list[tuple[Example, str, object]] = []
+    fault: RowError | None = None
+    for example in examples:
+        try:
+            rendered = renderer.render(example, "completions")
+        except RowError as error:
+            fault = error
+            continue
+        found.append((example, rendered.text, rendered))
+    if not found:
+        raise fault or NotApplicableError("there are no examples")
+    tokens = renderer.tokenise([rendered for _, _, rendered in found])  # type: ignore[misc]
+    return [
+        Row(example, text, each) for (example, text, _), each in zip(found, tokens, strict=True)
+    ]
+
+
+def wrong_answers(renderer: Renderer, row: Row) -> int:
+    """Answers that the trained tokens do not spell, and questions that the others do not."""
+    trained = [_letters(renderer, run) for run in row.runs]
+    answers = [_written(renderer, text) for text in answers_of(row.example)]
+    if not isinstance(row.example, Conversation):
+        return int(answers[0] not in "".join(trained))
+    if len(trained) != len(answers):
+        return abs(len(trained) - len(answers))
+    wrong = sum(answer not in run for answer, run in zip(answers, trained, strict=True))
+    read = _letters(renderer, row.tokens.ids[~row.tokens.trained].tolist())
+    questions = [m["content"] for m in row.example.messages if m["role"] == "user"]
+    return wrong + sum(_written(renderer, text) not in read for text in questions)
+
+
+def missing_ends(renderer: Renderer, row: Row) -> int:
+    """Trained turns whose last trained token does not end an answer."""
+    ends = renderer.end_token_ids
+    return sum(run[-1] not in ends for run in row.runs)
+
+
+def wrong_beginnings(renderer: Renderer, row: Row) -> int:
+    """1 where the sample begins otherwise than with the one beginning token of the tokenizer."""
+    begin = renderer.tokenizer.bos_token_id
+    if begin is None:
+        return 0
+    ids = row.tokens.ids.tolist()
+    leading = next((n for n, token in enumerate(ids) if token != begin), len(ids))
+    expected = 1 if begin in renderer.begin_ids else min(leading, 1)
+    return int(leading != expected)
+
+
+def wrong_prompts(renderer: Renderer, row: Row) -> int:
+    """Prompts whose tokens, as generation makes them, are no prefix of the trained sample."""
+    ids = row.tokens.ids.tolist()
+    prompts = [renderer.prompt(prompt) for prompt in prompts_of(row.example)]
+    return sum(ids[: len(prompt)] != prompt for prompt in prompts)
+
+
+def differs_again(renderer: Renderer, row: Row) -> bool:
+    """True where the example gives other tokens when it is rendered again, without the others."""
+    again = renderer.render(row.example, "completions")
+    (tokens,) = renderer.tokenise([again])
+    same = np.array_equal(tokens.ids, row.tokens.ids)
+    return again.text != row.text or not same or bool((tokens.trained != row.tokens.trained).any())
+
+
+def count_changing(renderer: Renderer, examples: Sequence[Example]) -> int:
+    """Conversations that the template refuses or writes differently once they go on."""
+    several = [
+        example
+        for example in examples
+        if isinstance(example, Conversation) and len(answers_of(example)) > 1
+    ]
+    if not several:
+        raise NotApplicableError("no conversation has several answers")
+    changing = 0
+    for example in several:
+        try:
+            renderer.render(example, "completions")
+        except RowError:
+            changing += 1
+    return changing
+
+
+def answers_of(example: Example) -> list[str]:
+    """The texts that are trained."""
+    if isinstance(example, Conversation):
+        given = example.messages[example.given :]
+        return [m["content"] for m in given if m["role"] == "assistant"]
+    return [example.completion if isinstance(example, PromptCompletion) else example.text]
+
+
+def prompts_of(example: Example) -> list[list[dict[str, object]] | str]:
+    """What stands before each trained answer, as it would be asked."""
+    if isinstance(example, Conversation):
+        places = range(example.given, len(example.messages))
+        messages = example.messages
+        return [messages[:n] for n in places if messages[n]["role"] == "assistant"]
+    return [example.prompt] if isinstance(example, PromptCompletion) else []
+
+
+def _written(renderer: Renderer, text: str) -> str:
+    """A text as the tokenizer can write it, without white space, which templates may cut."""
+    return _letters(renderer, renderer.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _letters(renderer: Renderer, ids: list[int]) -> str:
+    decoded = renderer.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    return "".join(decoded.split())
