@@ -1,6 +1,5 @@
 """`hone doctor`: the mathematics of training, tested on a model and data of the person's own."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -86,7 +85,7 @@ def doctor(
 def _find_source(model: str, runs: Path) -> str:
     """The folder of a run's result, or the folder or Hub id itself."""
     if any((Path(model) / name).exists() for name in ("config.json", "adapter_config.json")):
-        return os.path.abspath(model)
+        return str(Path(model).absolute())
     from hone.runs import list_runs, open_run
 
     is_run = model in {run.name for run in list_runs(runs)}
@@ -100,9 +99,9 @@ def _find_source(model: str, runs: Path) -> str:
 
 def _print_findings(model: str, findings: "list[Finding]") -> None:
     print_table([HEADING, *map(_cells, findings)])
-    for finding in findings:
-        if finding.note:
-            print(f"\n{finding.name}: {finding.note}")
+    for note in dict.fromkeys(finding.note for finding in findings if finding.note):
+        names = ", ".join(finding.name for finding in findings if finding.note == note)
+        print(f"\n{names}: {note}")
     wrong = [finding.name for finding in findings if not finding.passes]
     verdict = f"wrong: {', '.join(wrong)}" if wrong else "nothing is wrong"
     seconds = sum(finding.seconds for finding in findings)

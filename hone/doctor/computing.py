@@ -1,8 +1,8 @@
 """One step's log-probabilities and gradients, by the engine and by the model alone.
 
-`compute_step` goes the way of `fit.py`: the same layout, log-probabilities and loss. `compute_apart`
-is the second, obvious way: the model's own forward of one unpadded sample after the other, with
-transformers' attention. Dropout is off in both.
+`compute_step` goes the way of `fit.py`: the same layout, log-probabilities and loss.
+`compute_apart` is the second, obvious way: the model's own forward of one unpadded sample after the
+other, with transformers' attention. Dropout is off in both.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from peft import PeftModel
-from torch import nn
 
 from hone.doctor.findings import Gradients
 from hone.forest import count_step, is_target
@@ -75,10 +74,8 @@ def plain_logprobs(model: LanguageModel, samples: Sequence[Sample]) -> torch.Ten
 
 def base_logprobs(model: LanguageModel, samples: Sequence[Sample]) -> torch.Tensor:
     """The same without the adapter, where the model has one."""
-    without = (
-        model.module.disable_adapter() if isinstance(model.module, PeftModel) else nullcontext()
-    )
-    with without:
+    module = model.module
+    with module.disable_adapter() if isinstance(module, PeftModel) else nullcontext():
         return plain_logprobs(model, samples)
 
 
@@ -129,8 +126,3 @@ def clean_gradients(model: LanguageModel) -> Iterator[None]:
 def take_gradients(model: LanguageModel) -> Gradients:
     """The gradients that were added up, by the names of their parameters."""
     return {name: p.grad for name, p in model.trainable() if p.grad is not None}
-
-
-def count_parameters(module: nn.Module) -> int:
-    """All numbers in a model."""
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,7 +1,7 @@
 """All checks of a model, one after the other, in about the time that is given.
 
-Called by `hone doctor`. The time decides how long the samples are: one step is measured first. Every
-check is made on the whole model, however long that takes.
+Called by `hone doctor`. The time decides how long the samples are: one step is measured first.
+Every check is made on the whole model, however long that takes.
 """
 
 import tempfile
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import GenerationConfig
 
 from hone.data.chat import Renderer
@@ -24,7 +25,7 @@ from hone.device import (
     use_threads,
 )
 from hone.doctor.adapter import adapter_checks, put_adapter
-from hone.doctor.computing import base_logprobs, compute_step, count_parameters
+from hone.doctor.computing import base_logprobs, compute_step
 from hone.doctor.findings import Check, Finding, left_out, run_checks
 from hone.doctor.numerics import format_checks, layout_checks, repeat_checks
 from hone.doctor.resume import resume_checks
@@ -128,7 +129,8 @@ class Examination:
     ) -> Iterator[Check]:
         """The checks of the number format that a run would take, where it is not fp32."""
         if precision.compute == torch.float32:
-            reason = f"a run computes in fp32: {precision.reason}"
+            why = precision.reason if self.precision == "auto" else "asked for"
+            reason = f"a run computes in fp32: {why}"
             yield left_out("number format", "bf16 against fp32, separate plain forwards", reason)
             return
         module = read_weights(start.base, precision.weights).to(self.device)
@@ -137,9 +139,7 @@ class Examination:
 
 
 def load_exact(start: Start, folder: Path, device: torch.device, seed: int) -> LanguageModel:
-    """The model in fp32. All weights are trained where their gradients fit in a quarter of the
-    memory three times, else an adapter on all linear layers.
-    """
+    """The model in fp32, with all weights trained, or an adapter where that takes too much."""
     model = build_model(
         start,
         None,
@@ -150,9 +150,15 @@ def load_exact(start: Start, folder: Path, device: torch.device, seed: int) -> L
         layout="auto",
         seed=(seed,),
     )
-    if 4 * 4 * count_parameters(model.module) > total_memory_bytes(device) / 4:
+    if not trains_all(model.module, total_memory_bytes(device)):
         put_adapter(model, seed)
     return model
+
+
+def trains_all(module: nn.Module, memory_bytes: int) -> bool:
+    """True where the fp32 weights and three gradients of them fit in a quarter of the memory."""
+    count = sum(parameter.numel() for parameter in module.parameters())
+    return 4 * 4 * count <= memory_bytes / 4
 
 
 def ends_of_generation(source: str) -> list[int]:

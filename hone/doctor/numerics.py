@@ -183,7 +183,7 @@ def repeat_checks(model: LanguageModel, samples: Sequence[Sample]) -> Iterator[C
 
 def unfold(trees: Sequence[Sample]) -> list[Sample]:
     """Every completion with its prompt as a sample of its own, in the trees' order."""
-    samples = []
+    samples: list[Sample] = []
     for tree in trees:
         prompt, *completions = tree.segments
         for completion in completions:

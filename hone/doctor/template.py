@@ -4,13 +4,13 @@ All checks count what is wrong, so their limit is zero. They read the tokens tha
 see and never the renderer's own account of them. Without torch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
-from hone.data.chat import Renderer, Tokens
+from hone.data.chat import Rendered, Renderer, Tokens
 from hone.data.formats import Conversation, Example, PromptCompletion
 from hone.data.rows import RowError
 from hone.doctor.findings import Check, NotApplicableError
@@ -43,21 +43,22 @@ def template_checks(
     def rows() -> list[Row]:
         return render_rows(renderer, examples)
 
-    def check(name: str, compared: str, count: object, told: bool = False) -> Check:
+    def check(name: str, compared: str, count: Callable[[Renderer, Row], int]) -> Check:
         def measure() -> float:
-            return float(sum(count(renderer, row) for row in rows()))  # type: ignore[operator]
+            return float(sum(count(renderer, row) for row in rows()))
 
-        return Check(name, compared, None if told else 0.0, measure)
+        return Check(f"template: {name}", compared, 0.0, measure)
 
-    yield check("template: answers", "answers that the trained tokens do not hold", wrong_answers)
-    yield check("template: end", "answers without a trained end token", missing_ends)
-    yield check("template: beginning", "samples without exactly one beginning", wrong_beginnings)
-    yield check("template: prompt", "prompts that differ when they are asked", wrong_prompts)
+    yield check("answers", "answers that the trained tokens do not hold", wrong_answers)
+    yield check("end", "answers without a trained end token", missing_ends)
+    yield check("beginning", "samples without exactly one beginning", wrong_beginnings)
+    yield check("prompt", "prompts that stand otherwise before their answers", wrong_prompts)
+    yield check("repetition", "samples that differ when rendered again, alone", differs_again)
     yield Check(
-        "template: repetition",
-        "samples that differ when they are rendered again, alone",
-        0.0,
-        lambda: float(sum(differs_again(renderer, row) for row in rows())),
+        "template: refused",
+        "examples that the template does not take",
+        None,
+        lambda: float(len(examples) - len(rows())),
     )
     yield Check(
         "template: earlier turns",
@@ -75,20 +76,19 @@ def template_checks(
 
 def render_rows(renderer: Renderer, examples: Sequence[Example]) -> list[Row]:
     """The rows that the template can render; raises UserError where there is none."""
-    found: list[tuple[Example, str, object]] = []
+    found: list[tuple[Example, Rendered]] = []
     fault: RowError | None = None
     for example in examples:
         try:
-            rendered = renderer.render(example, "completions")
+            found.append((example, renderer.render(example, "completions")))
         except RowError as error:
             fault = error
-            continue
-        found.append((example, rendered.text, rendered))
     if not found:
         raise fault or NotApplicableError("there are no examples")
-    tokens = renderer.tokenise([rendered for _, _, rendered in found])  # type: ignore[misc]
+    tokens = renderer.tokenise([rendered for _, rendered in found])
     return [
-        Row(example, text, each) for (example, text, _), each in zip(found, tokens, strict=True)
+        Row(example, rendered.text, each)
+        for (example, rendered), each in zip(found, tokens, strict=True)
     ]
 
 
@@ -124,18 +124,25 @@ def wrong_beginnings(renderer: Renderer, row: Row) -> int:
 
 
 def wrong_prompts(renderer: Renderer, row: Row) -> int:
-    """Prompts whose tokens, as generation makes them, are no prefix of the trained sample."""
-    ids = row.tokens.ids.tolist()
+    """Prompts whose tokens, as generation makes them, are not what stands before the first trained
+    token of their answer.
+    """
+    ids, trained = row.tokens.ids.tolist(), row.tokens.trained
     prompts = [renderer.prompt(prompt) for prompt in prompts_of(row.example)]
-    return sum(ids[: len(prompt)] != prompt for prompt in prompts)
+    return sum(
+        ids[: len(prompt)] != prompt or not trained[len(prompt)] or bool(trained[len(prompt) - 1])
+        for prompt in prompts
+        if prompt
+    )
 
 
-def differs_again(renderer: Renderer, row: Row) -> bool:
-    """True where the example gives other tokens when it is rendered again, without the others."""
+def differs_again(renderer: Renderer, row: Row) -> int:
+    """1 where the example gives other tokens when it is rendered again, without the others."""
     again = renderer.render(row.example, "completions")
     (tokens,) = renderer.tokenise([again])
-    same = np.array_equal(tokens.ids, row.tokens.ids)
-    return again.text != row.text or not same or bool((tokens.trained != row.tokens.trained).any())
+    same_ids = np.array_equal(tokens.ids, row.tokens.ids)
+    same_mask = np.array_equal(tokens.trained, row.tokens.trained)
+    return int(not (again.text == row.text and same_ids and same_mask))
 
 
 def count_changing(renderer: Renderer, examples: Sequence[Example]) -> int:
