@@ -250,6 +250,15 @@ class SGD(Node):
 Optimizer = Annotated[AdamW | SGD, Field(discriminator="type"), type_left_out("adamw")]
 
 
+class WarmUp(Node):
+    """Steps of linear warm-up, and fewer in a short stage."""
+
+    steps: Annotated[int, Field(ge=0)]
+    """Steps of linear warm-up."""
+    at_most: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """The largest share of the stage's steps that they may be."""
+
+
 class Checkpoint(Node):
     """What is kept on the way."""
 
@@ -264,6 +273,8 @@ class TrainingStage(Node):
 
     alternatives: ClassVar[tuple[str, ...]] = ("epochs", "steps")
 
+    profile: str | None = None
+    """Where values come from that are not given here: `chat`, `instruction`, `code` or a file."""
     data: Data
     """The training data: a path, or `path` with how to read it."""
     evaluation: Evaluation | None = None
@@ -278,8 +289,8 @@ class TrainingStage(Node):
     """The highest learning rate, reached after the warm-up."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after the warm-up: to zero at the last step, or not at all."""
-    warmup: Annotated[int, Field(ge=0)] | Share = 0
-    """Steps of linear warm-up (a whole number) or their share of all steps (below 1)."""
+    warmup: Annotated[int, Field(ge=0)] | Share | WarmUp = 0
+    """Steps of linear warm-up (a whole number), their share of all steps (below 1), or both."""
     optimizer: Optimizer = AdamW()
     """The rule that turns gradients into updates."""
     max_grad_norm: PositiveFloat | None = 1.0
@@ -322,7 +333,7 @@ class Sft(TrainingStage):
     """Supervised fine-tuning: learn the assistant's turns, or the completions."""
 
     adapter: Adapter = Lora()
-    """What is trained: `lora` adapters or the `full` weights."""
+    """What is trained: `lora` adapters or the `full` weights; goes on from stage to stage."""
     train_on: Literal["completions", "all"] = "completions"
     """Which tokens are trained: assistant turns and completions, or all. Of plain text, all are."""
 
