@@ -128,7 +128,7 @@ def _check(
         if path not in faulty:
             found.append(Fault(origin_of(path, origins), path, message))
     for fault in found:
-        if not (fault.origin.inherited and _is_told(fault.origin, faults)):
+        if not _is_told(fault, faults):
             faults.append(fault)
     raise_faults(faults, hint=_HINT)
     assert recipe is not None, "a recipe without faults is valid"
@@ -137,9 +137,12 @@ def _check(
     return LoadedRecipe(recipe, text, resolved, named, folder)
 
 
-def _is_told(origin: Origin, faults: Sequence[Fault]) -> bool:
-    """True where a fault of the same line has been found: where it was inherited from."""
-    return any(str(fault.origin) == str(origin) for fault in faults)
+def _is_told(fault: Fault, faults: Sequence[Fault]) -> bool:
+    """True where the fault has been found in the place that its value was inherited from."""
+    if fault.origin.inherited:
+        return any(str(other.origin) == str(fault.origin) for other in faults)
+    in_a_profile = (fault.path[3:], fault.message)
+    return any((other.path, other.message) == in_a_profile for other in faults)
 
 
 def _resolve(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,10 @@ class Profile:
     origins: Origins
     faults: list[Fault]
 
+    def origin_of(self, path: KeyPath) -> Origin:
+        """Where the value at `path` of a stage stands in the profile."""
+        return origin_of(path, self.origins)
+
     @property
     def summary(self) -> str:
         """The comment that the file begins with."""
@@ -75,7 +79,7 @@ def apply_profiles(given: dict[str, Any], origins: Origins, recipe: Path) -> lis
                 faults.append(fault)
         known = STAGES[str(path[-1])].model_fields
         settings = {key: value for key, value in profile.settings.items() if key in known}
-        fill(given, path, settings, origins, lambda rest, of=profile: origin_of(rest, of.origins))
+        fill(given, path, settings, origins, profile.origin_of)
     return faults
 
 
@@ -95,7 +99,7 @@ def open_profile(
     path: KeyPath = ("stages", 0, method)
     document = read_document(text, origin, path)
     settings = {} if document.value is None else document.value
-    faults = list(document.faults)
+    faults = [replace(fault, path=fault.path[len(path) :]) for fault in document.faults]
     if not isinstance(settings, dict) or not (settings or faults):
         found = "it is empty" if document.value is None else f"found {quoted(settings)}"
         raise UserError(f"the profile {quoted(name)} holds no keys of a stage: {found}")

@@ -21,7 +21,7 @@ from hone.fit import Training, find_start, fit, restore
 from hone.losses import LOSSES
 from hone.metrics import Row
 from hone.models import choose_token_budget, save_model
-from hone.optim import make_optimizer, warmup_steps
+from hone.optim import describe_cut_warmup, make_optimizer, warmup_steps
 from hone.recipe.schema import Data, Evaluation, Full, Lora, Recipe, Sft, TrainingStage
 from hone.records import Sample
 from hone.runs import Run
@@ -258,9 +258,11 @@ class SupervisedStage:
             f"{trained:,} of {total:,} parameters trained on {model.device.type}",
             f"precision {compute}: {model.precision.reason}",
             f"layout {model.layout}{reason}, {training.token_budget:,} tokens at once",
+            describe_cut_warmup(self.settings, data.total_steps),
             f"step {state.step} of {data.total_steps}",
         ):
-            progress.say(f"{self.title}: {line}")
+            if line:
+                progress.say(f"{self.title}: {line}")
 
     def save_result(
         self, training: Training, prepared: Prepared, tokenizer: PreTrainedTokenizerBase

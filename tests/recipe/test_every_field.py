@@ -96,6 +96,7 @@ DATA = {
 }
 
 STAGE = {
+    "profile": case("profile=constant.yaml"),
     "evaluation": case("evaluation=null", differs="metrics"),
     "evaluation.share": case("evaluation.share=0.5"),
     "evaluation.data": case("evaluation={data: other.jsonl}", differs="metrics"),
@@ -109,6 +110,10 @@ STAGE = {
     "learning_rate": case("learning_rate=0.02"),
     "schedule": case("schedule=linear", "schedule=constant"),
     "warmup": case("warmup=1", "warmup=0.5"),
+    "warmup.steps": case("warmup.steps=2", start="warmup={steps: 1, at_most: 0.9}"),
+    "warmup.at_most": case(
+        "warmup.at_most=0.4", start="warmup={steps: 2, at_most: 0.9}", differs="weights printed"
+    ),
     "optimizer.adamw.type": case("optimizer={type: adamw}", start="optimizer={type: sgd}"),
     "optimizer.adamw.betas": case("optimizer.betas=[0.8, 0.999]", "optimizer.betas=[0.9, 0.9]"),
     "optimizer.adamw.epsilon": case("optimizer.epsilon=0.001"),
@@ -188,6 +193,18 @@ TOGETHER = {
         start="sft.data.template=brackets.jinja",
         differs="metrics",
         same="weights",
+    ),
+    "a stage goes on with the adapter settings of the one before": case(
+        "sft[1].adapter={rank: 3, dropout: 0.5}",
+        start=(TWO_STAGES, "sft[0].adapter={rank: 3, dropout: 0.5}"),
+        differs="",
+        same="weights metrics printed",
+    ),
+    "the adapter of a later stage may be another one": case(
+        "sft[1].adapter={rank: 2}",
+        "sft[1].adapter={type: full}",
+        start=(TWO_STAGES, "sft[0].adapter={rank: 3}"),
+        differs="weights printed",
     ),
     "dropout of an adapter that goes on": case("sft[1].adapter.dropout=0.5", start=TWO_STAGES),
     "layers of an adapter that could go on": case(
@@ -408,6 +425,7 @@ def write_rows(folder: Path) -> None:
     for name, written in (("rows", rows), ("other", other), ("broken", [*rows, {"a": 1}])):
         lines = "".join(json.dumps(row) + "\n" for row in written)
         (folder / f"{name}.jsonl").write_text(lines)
+    (folder / "constant.yaml").write_text("schedule: constant\n")
     (folder / "brackets.jinja").write_text(
         "{% for m in messages %}[{{ m.role }}] {{ m.content }}<|im_end|>{% endfor %}"
         "{% if add_generation_prompt %}[assistant] {% endif %}"
