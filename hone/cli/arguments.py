@@ -5,21 +5,17 @@ from typing import Annotated
 
 import typer
 
-RUNS_FOLDER = Path("runs")
-
-
-def complete_runs(incomplete: str) -> list[str]:
-    """The names of runs in ./runs, for the shell's completion."""
-    from hone.runs import list_runs
-
-    return [run.name for run in list_runs(RUNS_FOLDER) if run.name.startswith(incomplete)]
-
+from hone.cli.completion import RUNS_FOLDER, complete_overrides, complete_runs
 
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Values that win over the recipe's: sft.steps=50"),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Values that win over the recipe's: sft.steps=50",
+        autocompletion=complete_overrides,
+    ),
 ]
 
 RunName = Annotated[
@@ -46,4 +42,17 @@ Seed = Annotated[
 
 System = Annotated[
     str | None, typer.Option("--system", metavar="TEXT", help="What the model is told first.")
+]
+
+__all__ = [
+    "RUNS_FOLDER",
+    "AsJson",
+    "MaxTokens",
+    "Overrides",
+    "Recipe",
+    "RunName",
+    "RunsFolder",
+    "Seed",
+    "System",
+    "Temperature",
 ]

@@ -29,6 +29,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "quickstart": Command("hone.cli.quickstart:quickstart", "Train a small model from nothing."),
+    "init": Command("hone.cli.init:init", "Write a recipe."),
     "check": Command("hone.cli.check:check", "Find what is wrong with a recipe."),
     "run": Command("hone.cli.run:run", "Train what a recipe says."),
     "resume": Command("hone.cli.resume:resume", "Go on with a run that was stopped or failed."),
@@ -37,6 +38,9 @@ COMMANDS = {
     "generate": Command("hone.cli.generate:generate", "Let a run's result answer prompts."),
     "chat": Command("hone.cli.chat:chat", "Talk to a run's result."),
     "data show": Command("hone.cli.data_show:show", "Print samples as the model will see them."),
+    "recipe show": Command(
+        "hone.cli.recipe_show:show", "Print a profile, or a recipe with all its values."
+    ),
     "recipe schema": Command("hone.cli.recipe_schema:schema", "Print a recipe's JSON Schema."),
     "version": Command("hone.cli.version:version", "Print the versions that matter."),
 }

@@ -333,7 +333,7 @@ class Sft(TrainingStage):
     """Supervised fine-tuning: learn the assistant's turns, or the completions."""
 
     adapter: Adapter = Lora()
-    """What is trained: `lora` adapters or the `full` weights; goes on from stage to stage."""
+    """What is trained: `lora` adapters or the `full` weights."""
     train_on: Literal["completions", "all"] = "completions"
     """Which tokens are trained: assistant turns and completions, or all. Of plain text, all are."""
 
