@@ -69,10 +69,9 @@ def describe_cut_warmup(settings: TrainingStage, total: int) -> str | None:
     asked, steps = settings.warmup, warmup_steps(settings, total)
     if not isinstance(asked, WarmUp) or steps == asked.steps:
         return None
-    return (
-        f"warm-up: {steps:,} steps, {100 * asked.at_most:g} % of the stage's {total:,}, "
-        f"instead of {asked.steps:,}"
-    )
+    words = f"{steps:,} step" if steps == 1 else f"{steps:,} steps"
+    share = f"{100 * asked.at_most:g} % of the stage's {total:,}"
+    return f"warm-up: {words}, {share}, instead of {asked.steps:,}"
 
 
 def make_schedule(settings: TrainingStage, total: int) -> Callable[[int], float]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from hone.errors import UserError, nearest
 from hone.recipe.document import read_document
-from hone.recipe.environment import expand, has_variable
+from hone.recipe.environment import escape, expand, has_variable
 from hone.recipe.faults import Fault, KeyPath, Origin, Origins, origin_of, quoted
 from hone.recipe.inherit import fill
 from hone.recipe.judge import spell_out, validate
@@ -168,8 +168,11 @@ def _profile_of(given: dict[str, Any], origins: Origins, path: KeyPath, recipe: 
     if file is None:
         return open_profile(expanded, str(path[-1]))
     if file != Path(os.path.abspath(folder / os.path.expanduser(expanded))):
-        settings["profile"] = written = os.path.join(os.getcwd(), written)
-    return open_profile(written, str(path[-1]), file, os.path.join(recipe.parent, written))
+        settings["profile"] = written = os.path.join(escape(os.getcwd()), written)
+    try:
+        return open_profile(written, str(path[-1]), file, os.path.join(recipe.parent, written))
+    except UserError as error:  # which names the file as it was found, variables and all
+        raise UserError(error.message.replace(str(file), written)) from None
 
 
 def _check(settings: dict[str, Any], origins: Origins, path: KeyPath, start: Origin) -> list[Fault]:

@@ -226,6 +226,10 @@ def test_variables_in_the_name_and_the_values_of_a_profile(
     monkeypatch.setenv("HONE_TEST_PART", "sesame")
     found = faults(write(tmp_path, BARE), "sft.profile=${HONE_TEST_PART}.yaml")
     assert "sesame" not in "".join(found)
+    (tmp_path / "sesame.yaml").write_bytes(b"a: 1\nb: \xff\n")
+    found = faults(write(tmp_path, BARE), "sft.profile=${HONE_TEST_PART}.yaml")
+    assert "${HONE_TEST_PART}.yaml:2: not UTF-8 text" in found[0]
+    assert "sesame" not in "".join(found)
     monkeypatch.delenv("HONE_TEST_PART")
     found = faults(write(tmp_path, BARE), "sft.profile=${HONE_TEST_PART}.yaml")
     assert "needs the environment variable HONE_TEST_PART" in found[0]
