@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from hone.cli.completion import RUNS_FOLDER, complete_overrides, complete_runs
+from hone.cli.completion import complete_overrides
+
+RUNS_FOLDER = Path("runs")
+
+
+def complete_runs(incomplete: str) -> list[str]:
+    """The names of runs in ./runs, for the shell's completion."""
+    from hone.runs import list_runs
+
+    return [run.name for run in list_runs(RUNS_FOLDER) if run.name.startswith(incomplete)]
+
 
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 
@@ -42,17 +52,4 @@ Seed = Annotated[
 
 System = Annotated[
     str | None, typer.Option("--system", metavar="TEXT", help="What the model is told first.")
-]
-
-__all__ = [
-    "RUNS_FOLDER",
-    "AsJson",
-    "MaxTokens",
-    "Overrides",
-    "Recipe",
-    "RunName",
-    "RunsFolder",
-    "Seed",
-    "System",
-    "Temperature",
 ]

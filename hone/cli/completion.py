@@ -1,4 +1,4 @@
-"""What the shell offers after TAB: runs, profiles, the keys and values of a recipe.
+"""What the shell offers after TAB: profiles, and the keys and values of a recipe.
 
 Called by typer for the parameters that name these functions, in a process of its own for every
 TAB: nothing below the torch line is imported, and a recipe that cannot be read offers no less.
@@ -9,15 +9,7 @@ from typing import Any
 
 import typer
 
-RUNS_FOLDER = Path("runs")
 RECIPES = (".yaml", ".yml")
-
-
-def complete_runs(incomplete: str) -> list[str]:
-    """The names of runs in ./runs."""
-    from hone.runs import list_runs
-
-    return [run.name for run in list_runs(RUNS_FOLDER) if run.name.startswith(incomplete)]
 
 
 def complete_profiles(incomplete: str) -> list[str]:
@@ -25,9 +17,6 @@ def complete_profiles(incomplete: str) -> list[str]:
     from hone.recipe.profiles import profile_names
 
     return [name for name in [*profile_names(), *_recipes()] if name.startswith(incomplete)]
-
-
-complete_shown = complete_profiles
 
 
 def complete_overrides(ctx: typer.Context, incomplete: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hone.cli.arguments import AsJson, Overrides
-from hone.cli.completion import complete_shown
+from hone.cli.completion import complete_profiles
 from hone.cli.output import print_json, print_table
 from hone.errors import UserError
 
@@ -23,7 +23,7 @@ def show(
         typer.Argument(
             metavar="PROFILE|RECIPE",
             help="A profile's name or file, or a recipe; left out: list the profiles.",
-            autocompletion=complete_shown,
+            autocompletion=complete_profiles,
         ),
     ] = None,
     overrides: Overrides = None,
