@@ -139,10 +139,10 @@ def _check(
 
 def _is_told(fault: Fault, faults: Sequence[Fault]) -> bool:
     """True where the fault has been found in the place that its value was inherited from."""
+    alike = [other for other in faults if other.message == fault.message]
     if fault.origin.inherited:
-        return any(str(other.origin) == str(fault.origin) for other in faults)
-    in_a_profile = (fault.path[3:], fault.message)
-    return any((other.path, other.message) == in_a_profile for other in faults)
+        return any(str(other.origin) == str(fault.origin) for other in alike)
+    return any(other.path == fault.path[3:] for other in alike)  # a profile's paths begin there
 
 
 def _resolve(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:

@@ -329,9 +329,13 @@ def test_a_pretrain_stage_takes_a_profile_that_fits_it(tmp_path: Path) -> None:
 
 
 def test_a_template_that_a_profile_names_and_that_is_not_there(tmp_path: Path) -> None:
-    (tmp_path / "own.yaml").write_text("max_tokens: 7\ndata:\n  template: gone.jinja\n")
-    (line,) = faults(write(tmp_path, BARE), "sft.profile=own.yaml")
-    assert line.startswith('own.yaml:3: stages[0].sft.data.template: "gone.jinja" does not exist')
+    own = "max_tokens: 7\ndata: {template: gone.jinja, paht: x}\n"
+    (tmp_path / "own.yaml").write_text(own)
+    found = faults(write(tmp_path, BARE), "sft.profile=own.yaml")
+    assert [line.partition(": nothing")[0] for line in found] == [
+        'own.yaml:2: data.paht: unknown key "paht"; did you mean "path"?',
+        'own.yaml:2: stages[0].sft.data.template: "gone.jinja" does not exist',
+    ]
 
 
 # Adapters that go on
