@@ -1,7 +1,7 @@
 """`hone init`: a commented recipe from flags, or from questions at a terminal.
 
-What the data file and the model folder hold decides what is suggested. The comments are the help
-texts of the schema; what is written has been checked as a recipe. Nobody on the network is asked.
+What may be answered, and what is suggested, is in `init_answers.py`. The comments are the help
+texts of the schema; what is written has been checked as a recipe.
 """
 
 import os
@@ -9,41 +9,24 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hone.cli.completion import complete_profiles
-from hone.errors import UserError, nearest
-
-METHODS = ("sft", "pretrain")
-PROFILES = {
-    "messages": "chat",
-    "conversations": "chat",
-    "prompt_completion": "instruction",
-    "instruction": "instruction",
-}
-NO_PROFILE = "none"
-SHARE = 0.05  # held out, where nothing else is asked for
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a look at data and model gave. format: of the rows, None where it is not known."""
-
-    format: str | None = None
-    has_template: bool = False
-
-    @property
-    def method(self) -> str:
-        """The stage that fits the data."""
-        return "pretrain" if self.format == "text" else "sft"
-
-    def profile(self, method: str) -> str:
-        """The profile that fits the data."""
-        return PROFILES.get(self.format or "", NO_PROFILE) if method == "sft" else NO_PROFILE
+from hone.cli.init_answers import (
+    NO_PROFILE,
+    SHARE,
+    data_fault,
+    look,
+    method_fault,
+    model_fault,
+    note,
+    profile_fault,
+    share_fault,
+)
+from hone.errors import UserError
 
 
 def init(
@@ -99,23 +82,23 @@ def init(
     ask = sys.stdin.isatty() and not yes
     _check_file(file, force, ask)
     _check_flags(model, data, stage, profile, share, ask)
-    model = model or _prompt("Base model (folder or Hub id)", None, _model_fault)
-    data = data or _prompt("Data (file, folder or Hub id)", None, _data_fault)
-    found = Found(_format_of(data), _has_template(Path(model).expanduser()))
-    method = stage or _answer("Stage (sft or pretrain)", found.method, ask, _method_fault)
+    model = model or _prompt("Base model (folder or Hub id)", None, model_fault)
+    data = data or _prompt("Data (file, folder or Hub id)", None, data_fault)
+    found = look(model, data)
+    method = stage or _answer("Stage (sft or pretrain)", found.method, ask, method_fault)
     if profile is None:
         words, suggested = "Profile (a name, a file or none)", found.profile(method)
-        profile = _answer(words, suggested, ask and method == "sft", _profile_fault)
+        profile = _answer(words, suggested, ask and method == "sft", profile_fault)
     if share is None:
         words = "Share of the data that is held out for evaluation"
-        share = float(_answer(words, str(SHARE), ask, _share_fault))
+        share = float(_answer(words, str(SHARE), ask, share_fault))
     folder = file.absolute().parent
     settings = _settings(_in_recipe(data, folder), share, epochs, steps)
     if profile != NO_PROFILE:
         settings = {"profile": _profile_in_recipe(profile, folder), **settings}
         if found.has_template:
             settings["data"]["template"] = "auto"
-            _note("the model has a chat template of its own, which goes before the profile's")
+            note("the model has a chat template of its own, which goes before the profile's")
     recipe = {"model": _in_recipe(model, folder), "seed": 0, "stages": [{method: settings}]}
     _write(file, _text_of(recipe, file))
     shown = shlex.quote(str(file))
@@ -158,11 +141,11 @@ def _check_flags(
             exit_code=2,
         )
     for flag, value, fault in (
-        ("--model", model, _model_fault),
-        ("--data", data, _data_fault),
-        ("--stage", stage, _method_fault),
-        ("--profile", profile, _profile_fault),
-        ("--evaluation-share", share, _share_fault),
+        ("--model", model, model_fault),
+        ("--data", data, data_fault),
+        ("--stage", stage, method_fault),
+        ("--profile", profile, profile_fault),
+        ("--evaluation-share", share, share_fault),
     ):
         if value is not None and (problem := fault(str(value))):
             raise UserError(f"{flag}: {problem}", hint="hone init --help", exit_code=2)
@@ -195,89 +178,6 @@ def _prompt(words: str, suggested: str | None, fault: Fault) -> str:
         return answer
 
     return str(typer.prompt(words, default=suggested, value_proc=checked, err=True))
-
-
-def _method_fault(text: str) -> str | None:
-    if text in METHODS:
-        return None
-    close = nearest(text, METHODS)
-    return f'found "{text}"; ' + (f'did you mean "{close}"?' if close else "expected sft, pretrain")
-
-
-def _share_fault(text: str) -> str | None:
-    try:
-        right = 0 <= float(text) < 1
-    except ValueError:
-        right = False
-    return None if right else f'found "{text}"; expected a number of at least 0 and below 1'
-
-
-def _profile_fault(text: str) -> str | None:
-    from hone.recipe.profiles import find_profile
-
-    try:
-        if text != NO_PROFILE:
-            find_profile(text, [Path()])
-    except UserError as error:
-        return error.message
-    return None
-
-
-def _model_fault(text: str) -> str | None:
-    folder = Path(text).expanduser()
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        return f'"{text}" has no config.json; expected the folder of a model'
-    return _place_fault({"model": text}, ("model",))
-
-
-def _data_fault(text: str) -> str | None:
-    path = ("stages", 0, "sft", "data", "path")
-    return _place_fault({"stages": [{"sft": {"data": {"path": text}}}]}, path)
-
-
-def _place_fault(recipe: dict[str, Any], path: tuple[str | int, ...]) -> str | None:
-    """What is wrong with a path or Hub id at `path`, as the check of a recipe would say it."""
-    import copy
-
-    from hone.recipe.faults import Origin
-    from hone.recipe.places import find_places
-
-    given = copy.deepcopy(recipe)
-    faults = find_places(recipe, given, {(): Origin("recipe")}, Path.cwd())
-    return next((fault.message for fault in faults if fault.path == path), None)
-
-
-def _format_of(data: str) -> str | None:
-    """The format of the first row; what is wrong with it is told and does not end the work."""
-    if not Path(data).expanduser().exists():
-        return None
-    from hone.data.formats import recognise
-    from hone.data.rows import Row
-    from hone.data.sources import open_source
-    from hone.recipe.schema import Data
-
-    try:
-        row = next(open_source(data).rows(), None)
-        if isinstance(row, Row):
-            found: str = recognise(list(row.values), Data(path=data)).format
-            _note(f"the rows of {data} are read as `{found}`")
-            return found
-        _note(f"{data}: {row.message if row else 'there are no rows'}")
-    except UserError as error:
-        _note(f"{data}: {error.message}" + (f"\n  {error.hint}" if error.hint else ""))
-    return None
-
-
-def _has_template(model: Path) -> bool:
-    """True for a model's folder with a chat template of its own."""
-    from hone.files import read_json
-
-    settings = read_json(model / "tokenizer_config.json") or {}
-    return (model / "chat_template.jinja").is_file() or bool(settings.get("chat_template"))
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
 
 
 def _in_recipe(text: str, folder: Path) -> str:

@@ -347,7 +347,8 @@ class TrainingStage(Node):
         if self.steps is not None and isinstance(self.warmup, int) and self.warmup >= self.steps:
             raise ValueError(
                 f"`warmup` is {self.warmup} steps and the stage has {self.steps}: "
-                "expected fewer, so that something is trained at the full rate"
+                "expected fewer, so that something is trained at the full rate, "
+                f"or {{steps: {self.warmup}, at_most: 0.1}}, which is cut where it must be"
             )
         return self
 

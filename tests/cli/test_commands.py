@@ -16,7 +16,8 @@ pytestmark = pytest.mark.quick
 CLI_FOLDER = Path(hone.cli.__file__).parent
 
 # The files of the folder that are no commands.
-OTHERS = {"__init__", "commands", "arguments", "completion", "output", "failures", "resolved"}
+OTHERS = {"__init__", "commands", "arguments", "output", "failures"}
+OTHERS |= {"completion", "init_answers", "resolved"}
 
 HEAVY = ("torch", "transformers", "datasets", "pyarrow", "pydantic", "ruamel", "rich", "numpy")
 
