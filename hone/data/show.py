@@ -31,6 +31,8 @@ LABELS = {
     "tokens": "tokens",
     "trained_tokens": "trained tokens",
     "truncated": "cut to max_tokens",
+    "split_turns": "conversations split: a sample for each turn",
+    "split_overlong": "split: longer than max_tokens",
     "dropped_overlong": "dropped: too long",
     "dropped_untrained": "dropped: nothing to train",
     "skipped_rows": "skipped: bad rows",

@@ -19,7 +19,7 @@ from hone.recipe.shape import place_words, recipe_shape, value_at, walk
 _DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 _PACKED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz", ".zip")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
-_BUILT_IN_TEMPLATES = ("auto", "chatml")
+_BUILT_IN_TEMPLATES = ("auto", "chatml", "alpaca", "llama")
 _MOST_NAMES = 5_000  # names of a folder that are compared with a missing one
 _MOST_LISTED = 5
 _LONGEST_NAME = 255

@@ -70,7 +70,7 @@ def test_a_named_column_that_would_not_be_read_is_refused(
         (["txt", "id"], {}, "no column `text`; the columns are `txt`, `id`; did you", "text: txt"),
         (["message"], {}, "did you mean `message`", "messages: message"),
         (["prompt", "reply"], {}, "no column `completion`; the columns are `prompt`, `reply`", ""),
-        (["foo"], {}, "have the columns `foo`; expected `messages`, or `prompt`", "text: foo"),
+        (["foo"], {}, "have the columns `foo`; expected `messages`, or `conv", "text: foo"),
         (["a"], {"columns": {"text": "body"}}, "no column `body`; the columns are `a`", "text: a"),
         (["text"], {"format": "messages"}, "no column `messages`; the columns are `text`", ""),
         (
@@ -107,9 +107,9 @@ def test_a_missing_column_lists_those_there_are(
         (
             {"messages": [USER, {"role": "asistant", "content": "b"}]},
             "message 2 of `messages` has the role `asistant`; "
-            "expected `system`, `user` or `assistant`; did you mean `assistant`?",
+            "expected `system`, `user`, `assistant` or `tool`; did you mean `assistant`?",
         ),
-        ({"messages": [USER, {"role": "tool", "content": "b"}]}, "has the role `tool`"),
+        ({"messages": [USER, {"role": "boss", "content": "b"}]}, "has the role `boss`"),
         (
             {"messages": [USER, {"rol": "assistant", "content": "b"}]},
             "no key `role`; the keys are `rol`, `content`; did you mean `rol`?",
@@ -117,11 +117,15 @@ def test_a_missing_column_lists_those_there_are(
         ({"messages": [{**ANSWER, "content": None}]}, "the key `content` is empty"),
         (
             {"messages": [USER, {**ANSWER, "content": [{"type": "text"}]}]},
-            "`content` in message 2 of `messages` is a list; expected text",
+            "`text` in part 1 of `content` in message 2 of `messages` is nothing (null); expected",
         ),
         (
-            {"messages": [USER, {**ANSWER, "tool_calls": [{}]}]},
-            "`tool_calls` in message 2 of `messages` is a list; only messages of plain text",
+            {"messages": [{**USER, "content": [{"type": "image"}]}, ANSWER]},
+            "part 1 of `content` in message 1 of `messages` is of type `image`; expected `text`",
+        ),
+        (
+            {"messages": [USER, {**ANSWER, "notes": [1]}]},
+            "`notes` in message 2 of `messages` is a list; only messages of plain text",
         ),
         ({"messages": [USER, {**ANSWER, "name": "\ud800"}]}, "half of a surrogate pair"),
         (
