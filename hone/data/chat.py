@@ -149,6 +149,7 @@ class Renderer:
 
     def _render_conversation(self, conversation: Conversation, train_on: TrainOn) -> list[Rendered]:
         template, messages, tools = self._template, conversation.messages, conversation.tools
+        closing = None if train_on == "all" else self._closing
         roles = {message["role"] for message in messages}
         if tools or "tool" in roles or any("tool_calls" in message for message in messages):
             check_shown(template, messages, tools)
@@ -158,10 +159,10 @@ class Renderer:
                 "conversation that is not the row's",
                 hint=CHATML_HINT,
             )
-        if train_on == "all":
+        if closing is None:
             text = template.render(messages, tools=tools)
             return [Rendered(text, [(0, len(text))], plain=False)]
-        found = trained_texts(template, self._closing, conversation)
+        found = trained_texts(template, closing, conversation)
         return [Rendered(text, spans, plain=False) for text, spans in found]
 
     def _for_template(self, conversation: Conversation) -> Conversation:

@@ -1,8 +1,6 @@
 """The renderer: exact tokens, exact masks, for every kind of tokenizer and template."""
 
-import importlib.util
 import random
-import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from tests.data.tokenizers import (
     ZEPHYR,
     byte_level,
     shared,
+    shipped,
 )
 
 pytestmark = pytest.mark.quick
@@ -367,11 +366,7 @@ SHIPPED = {  # templates of known models, as the second implementation ships the
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_templates_of_known_models(name: str) -> None:
-    trl = importlib.util.find_spec("trl")
-    assert trl and trl.origin
-    template = (Path(trl.origin).parent / "chat_templates" / f"{name}.jinja").read_text()
-    special = sorted({*re.findall(r"<\|[A-Za-z_]+\|>|<\w+_of_turn>", template), "<|endoftext|>"})
-    tokenizer = byte_level(chat_tokens=special, begin=True)
+    template, tokenizer = shipped(name)
     renderer = Renderer(tokenizer, template)
     messages = [
         {"role": "system", "content": "Be brief."},
