@@ -8,7 +8,6 @@ differently later, a conversation becomes several samples, one for each trained 
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
@@ -122,7 +121,7 @@ class Renderer:
             ids = self._encode([messages])[0].ids
             begins = ids[: len(self.begin_ids)] == self.begin_ids
             return list(ids) if begins else [*self.begin_ids, *ids]
-        given = self._for_template(Conversation(list(messages), tools=tools)).messages
+        given = self._with_arguments(list(messages))
         text = self._template.render(given, prompt=True, tools=tools)
         return list(self._encode([text])[0].ids)
 
@@ -136,7 +135,7 @@ class Renderer:
         Several are of a conversation whose earlier turns the template shows otherwise later.
         """
         if isinstance(example, Conversation):
-            return self._render_conversation(self._for_template(example), train_on)
+            return self._render_conversation(example, train_on)
         if self.tokenizer.eos_token_id is None:
             raise UserError(
                 "the tokenizer has no end-of-sequence token, so plain text could never end",
@@ -150,10 +149,10 @@ class Renderer:
     def _render_conversation(self, conversation: Conversation, train_on: TrainOn) -> list[Rendered]:
         template, messages, tools = self._template, conversation.messages, conversation.tools
         closing = None if train_on == "all" else self._closing
-        roles = {message["role"] for message in messages}
-        if tools or "tool" in roles or any("tool_calls" in message for message in messages):
+        if tools or any(_uses_tools(message) for message in messages):
+            messages = self._with_arguments(messages)
             check_shown(template, messages, tools)
-        if "system" in roles and not self._shows_system:
+        if not self._shows_system and any(message["role"] == "system" for message in messages):
             raise RowError(
                 "the chat template leaves out system turns: the model would learn from a "
                 "conversation that is not the row's",
@@ -162,15 +161,14 @@ class Renderer:
         if closing is None:
             text = template.render(messages, tools=tools)
             return [Rendered(text, [(0, len(text))], plain=False)]
-        found = trained_texts(template, closing, conversation)
+        found = trained_texts(template, closing, messages, conversation.given, tools)
         return [Rendered(text, spans, plain=False) for text, spans in found]
 
-    def _for_template(self, conversation: Conversation) -> Conversation:
+    def _with_arguments(self, messages: list[Message]) -> list[Message]:
         """The arguments of tool calls as the template expects them."""
-        if not any("tool_calls" in message for message in conversation.messages):
-            return conversation
-        messages = with_arguments(conversation.messages, self._takes_text)
-        return replace(conversation, messages=messages)
+        if not any("tool_calls" in message for message in messages):
+            return messages
+        return with_arguments(messages, self._takes_text)
 
     def tokenise(self, batch: Sequence[Rendered]) -> list[Tokens]:
         """Tokens of rendered examples, in order; many at once are faster."""
@@ -275,6 +273,10 @@ class Renderer:
             trained = np.append(trained, True)
         trained[-1] = True
         return ids, trained
+
+
+def _uses_tools(message: Message) -> bool:
+    return message["role"] == "tool" or "tool_calls" in message
 
 
 def _find_begin_ids(tokenizer: Tokenizer) -> list[int]:

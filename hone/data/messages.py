@@ -56,8 +56,10 @@ def _checked_message(message: Any, name: str) -> Message:
             raise RowError(f"{name}: {missing_key(key, message, 'key')}", hint=hint)
     _check_role(plain["role"], name)
     for key, value in plain.items():
-        if isinstance(value, str) or key == "content":
-            plain[key] = _content(value, f"`{key}` in {name}")
+        if isinstance(value, str):
+            checked_text(value, f"`{key}` in {name}")
+        elif key == "content":
+            plain[key] = _joined(value, f"`content` in {name}")
         elif isinstance(value, list | dict):
             raise RowError(
                 f"`{key}` in {name} is {kind_of(value)}; only messages of plain text and tool "
@@ -70,8 +72,8 @@ def _checked_message(message: Any, name: str) -> Message:
     return plain
 
 
-def _content(value: Any, name: str) -> str:
-    """Text; a list of {"type": "text", "text": ...} is joined as templates join it."""
+def _joined(value: Any, name: str) -> str:
+    """A list of {"type": "text", "text": ...} as one text, as templates join it."""
     if not isinstance(value, list):
         return checked_text(value, name)
     return "".join(_part(part, f"part {n} of {name}") for n, part in enumerate(value, start=1))

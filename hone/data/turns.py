@@ -10,11 +10,12 @@ the conversation up to it, as the template shows it then.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from hone.data.formats import Conversation
 from hone.data.messages import Message
 from hone.data.rows import RowError
 from hone.data.templates import CHATML_HINT, ChatTemplate
+from hone.data.tools import Tools
 from hone.errors import UserError
 
 Span = tuple[int, int]
@@ -74,36 +75,38 @@ def no_closing(text: str) -> UserError:
 
 
 def trained_texts(
-    template: ChatTemplate, closing: Closing, conversation: Conversation
+    template: ChatTemplate,
+    closing: Closing,
+    messages: Sequence[Message],
+    given: int,
+    tools: Tools | None,
 ) -> list[tuple[str, list[Span]]]:
-    """The rendered conversation with the characters to train in it, turn by turn.
+    """The rendered conversation with the characters to train in it, turn by turn: the answers
+    behind the first `given` messages.
 
     Several texts, each with one trained turn at its end, where earlier turns change once later ones
     follow and the template does not mark them. Raises RowError where the template does not show an
     answer as it would be generated.
     """
-    messages, tools = conversation.messages, conversation.tools
     text = template.render(messages, tools=tools)
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     turns = [
-        _Turn.rendered(template, closing, conversation, i, text)
-        for i in answers
-        if i >= conversation.given
+        _render_turn(template, closing, messages, tools, i, text) for i in answers if i >= given
     ]
     if all(turn.stands_in(text) for turn in turns):
         return [(text, [turn.span for turn in turns])]
     if not template.has_blocks:
         return [(turn.text, [turn.span]) for turn in turns]
     begins = [turn.begin_in(text) for turn in turns]
-    ends = _block_ends(template, closing, conversation, text, len(answers))[-len(turns) :]
+    blocks = template.render_blocks(messages, tools)
+    ends = _block_ends(closing, blocks, text, len(answers))[-len(turns) :]
     spans = list(zip(begins, ends, strict=True))
     if any(end <= begin for begin, end in spans):
         raise RowError("the chat template marks an answer before its beginning", hint=CHATML_HINT)
     return [(text, spans)]
 
 
-@dataclass(frozen=True)
-class _Turn:
+class _Turn(NamedTuple):
     """An answer as the last one of its conversation: `text` up to it, trained from `begin` to
     `end`; None where the text does not end as answers do.
     """
@@ -112,22 +115,6 @@ class _Turn:
     text: str
     prompt: str
     end: int | None
-
-    @classmethod
-    def rendered(
-        cls,
-        template: ChatTemplate,
-        closing: Closing,
-        conversation: Conversation,
-        index: int,
-        whole: str,
-    ) -> "_Turn":
-        messages, tools = conversation.messages, conversation.tools
-        last = index == len(messages) - 1
-        text = whole if last else template.render(messages[: index + 1], tools=tools)
-        end = len(text) - len(closing.text) + closing.end
-        prompt = template.render(messages[:index], prompt=True, tools=tools)
-        return cls(index + 1, text, prompt, end if text.endswith(closing.text) else None)
 
     @property
     def span(self) -> Span:
@@ -160,15 +147,23 @@ class _Turn:
         )
 
 
-def _block_ends(
+def _render_turn(
     template: ChatTemplate,
     closing: Closing,
-    conversation: Conversation,
-    text: str,
-    num_answers: int,
-) -> list[int]:
+    messages: Sequence[Message],
+    tools: Tools | None,
+    index: int,
+    whole: str,
+) -> _Turn:
+    last = index == len(messages) - 1
+    text = whole if last else template.render(messages[: index + 1], tools=tools)
+    end = len(text) - len(closing.text) + closing.end
+    prompt = template.render(messages[:index], prompt=True, tools=tools)
+    return _Turn(index + 1, text, prompt, end if text.endswith(closing.text) else None)
+
+
+def _block_ends(closing: Closing, blocks: list[Span], text: str, num_answers: int) -> list[int]:
     """Behind the end tokens of the generation blocks, one for each answer."""
-    blocks = template.render_blocks(conversation.messages, conversation.tools)
     if len(blocks) != num_answers:
         raise RowError(
             f"the chat template marks {len(blocks)} generation blocks in a conversation "
