@@ -126,6 +126,18 @@ class Columns(Node):
     """What the model is to answer: text, or a list of messages."""
     messages: str = "messages"
     """A conversation: a list of {role, content}."""
+    conversations: str = "conversations"
+    """A conversation: a list of {from, value}, as ShareGPT has them."""
+    instruction: str = "instruction"
+    """What is asked."""
+    input: str = "input"
+    """What the instruction is about; may be missing or empty."""
+    output: str = "output"
+    """The answer to an instruction."""
+    system: str | None = "system"
+    """A system turn's text for a row's conversation, where a row has one; null never reads it."""
+    tools: str | None = "tools"
+    """What may be called in a conversation: a list, or one as JSON text; null never reads it."""
 
 
 class Data(Node):
@@ -137,12 +149,15 @@ class Data(Node):
     """A file (JSON, JSONL, CSV, Parquet), a folder of such files, or the id of a Hub data set."""
     split: str | None = None
     """The split of a Hub data set, `train` when left out; files have none."""
-    format: Literal["auto", "text", "prompt_completion", "messages"] = "auto"
+    format: Literal[
+        "auto", "text", "prompt_completion", "messages", "conversations", "instruction"
+    ] = "auto"
     """How rows are read; `auto` recognises it from the keys of the first row."""
     columns: Columns = Columns()
     """Column names that differ from the usual ones."""
     template: Annotated[str, place("template")] = "auto"
-    """Chat template: `auto` (the tokenizer's own, else ChatML), `chatml`, or a Jinja file."""
+    """Chat template: `auto` (the tokenizer's own, else ChatML), `chatml`, `alpaca`, `llama`, or a
+    Jinja file."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What happens at a row that cannot be read: stop and name it, or skip and count it."""
 
@@ -325,8 +340,8 @@ class TrainingStage(Node):
     """Gradients are scaled down to this norm; null leaves them as they are."""
     max_tokens: PositiveInt = 2048
     """The longest sample, in tokens."""
-    overlong: Literal["keep_start", "keep_end", "drop"] = "keep_start"
-    """What happens to longer samples."""
+    overlong: Literal["keep_start", "keep_end", "drop", "split"] = "keep_start"
+    """What happens to longer samples; `split` makes several (of conversations, between turns)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of frozen weights and arithmetic; `auto` goes by the device and is printed."""
     gradient_checkpointing: bool = False

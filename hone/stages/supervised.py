@@ -257,7 +257,10 @@ class SupervisedStage:
         total = sum(p.numel() for p in model.module.parameters())
         dropped = {
             name: report[name]
-            for name in ("truncated", "dropped_overlong", "dropped_untrained", "skipped_rows")
+            for name in (
+                *("truncated", "split_turns", "split_overlong"),
+                *("dropped_overlong", "dropped_untrained", "skipped_rows"),
+            )
             if report[name]
         }
         counted = "".join(

@@ -87,13 +87,26 @@ DATA = {
     "path": case("path=other.jsonl"),
     "split": case("split=test", start="path=acme/tiny"),
     "format": case(
-        "format=auto", "format=prompt_completion", "format=messages", start="format=text"
+        "format=auto",
+        "format=prompt_completion",
+        "format=messages",
+        "format=conversations",
+        "format=instruction",
+        start="format=text",
     ),
     "columns.text": case("columns.text=body", start="format=text"),
     "columns.prompt": case("columns.prompt=question", start="format=prompt_completion"),
     "columns.completion": case("columns.completion=answer", start="format=prompt_completion"),
     "columns.messages": case("columns.messages=dialogue", start="format=messages"),
-    "template": case("template=chatml", "template=brackets.jinja"),
+    "columns.conversations": case("columns.conversations=turns", start="format=conversations"),
+    "columns.instruction": case("columns.instruction=task", start="format=instruction"),
+    "columns.input": case("columns.input=context", start="format=instruction"),
+    "columns.output": case("columns.output=reply", start="format=instruction"),
+    "columns.system": case("columns.system=persona", start="format=messages"),
+    "columns.tools": case(
+        "columns.tools=functions", start=("format=messages", "template=tools.jinja")
+    ),
+    "template": case("template=chatml", "template=alpaca", "template=brackets.jinja"),
     "on_bad_row": case("on_bad_row=skip", start="path=broken.jsonl", differs="error"),
 }
 
@@ -150,7 +163,12 @@ STAGE = {
     "optimizer.sgd.weight_decay": case("optimizer.weight_decay=0.1", start="optimizer={type: sgd}"),
     "max_grad_norm": case("max_grad_norm=0.01", "max_grad_norm=null"),
     "max_tokens": case("max_tokens=40", differs="weights printed"),
-    "overlong": case("overlong=keep_end", "overlong=drop", start="max_tokens=40"),
+    "overlong": case(
+        "overlong=keep_end",
+        "overlong=drop",
+        "overlong=split",
+        start=("max_tokens=15", "data.format=text"),
+    ),
     "precision": case("precision=bf16"),
     "gradient_checkpointing": case("gradient_checkpointing=true", differs="kept", same="weights"),
     "layout": case("layout=padded", start="model=bloom", differs="printed"),
@@ -261,6 +279,10 @@ TOGETHER = {
 REFUSED = {
     ("sft.data.split=train",): "data.split: files have no splits",
     ("sft.data.columns.prompt=question",): "`columns.prompt` is `question`, but the rows are read",
+    ("sft.data.columns.input=context",): "`columns.input` is `context`, but the rows are read",
+    ("sft.data.columns.tools=function",): "no column `function`; the columns are",
+    ("sft.data.format=text", "sft.data.columns.system=null"): "`columns.system` is `null`, but",
+    ("sft.data.template=llama",): "needs tokens that the tokenizer does not have",
     ("sft.evaluation={share: 0.5, data: other.jsonl}",): "exactly one of `share` and `data`",
     ("sft.batch={samples: 3, tokens: 100}",): "exactly one of `samples` and `tokens`",
     ("sft.epochs=1", "sft.steps=3"): "at most one of `epochs` and `steps`",
@@ -438,6 +460,9 @@ def make_rows(first: int, count: int, place: str = "before") -> list[dict[str, A
     def chat(question: str, answer: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
+    def said(question: str, answer: str) -> list[dict[str, str]]:
+        return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+
     rows = []
     for n in range(first, first + count):
         more = " and so on" * (n % 4)
@@ -451,13 +476,23 @@ def make_rows(first: int, count: int, place: str = "before") -> list[dict[str, A
                 "answer": f" It is {n + 1}{more}",
                 "messages": chat(f"What is after {n}?", f"It is {n + 1}{more}."),
                 "dialogue": chat(f"Count on from {n}.", f"{n + 1}{more}."),
+                "conversations": said(f"What is after {n}?", f"{n + 1}{more}"),
+                "turns": said(f"Which one follows {n}?", f"{n + 1}{more}"),
+                "instruction": f"Say what follows {n}.",
+                "task": f"Count on from {n}.",
+                "input": f"{n}",
+                "context": f"The number is {n}.",
+                "output": f"{n + 1}{more}",
+                "reply": f"That is {n + 1}{more}",
+                "persona": "You can count.",
+                "functions": [{"name": "count", "parameters": {"from": n}}],
             }
         )
     return rows
 
 
 def write_rows(folder: Path) -> None:
-    """rows.jsonl, other.jsonl, broken.jsonl, and a chat template."""
+    """rows.jsonl, other.jsonl, broken.jsonl, and two chat templates."""
     rows, other = make_rows(10, 16), make_rows(50, 12, place="ahead of")
     for name, written in (("rows", rows), ("other", other), ("broken", [*rows, {"a": 1}])):
         lines = "".join(json.dumps(row) + "\n" for row in written)
@@ -467,6 +502,8 @@ def write_rows(folder: Path) -> None:
         "{% for m in messages %}[{{ m.role }}] {{ m.content }}<|im_end|>{% endfor %}"
         "{% if add_generation_prompt %}[assistant] {% endif %}"
     )
+    shown = "{% if tools %}{{ tools | tojson }}{% endif %}"
+    (folder / "tools.jinja").write_text(shown + (folder / "brackets.jinja").read_text())
 
 
 def write_models(folder: Path) -> None:
