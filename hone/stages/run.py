@@ -35,14 +35,9 @@ from hone.recipe.load import LoadedRecipe
 from hone.recipe.schema import Lora, NewModel, Recipe, TrainedTokenizer
 from hone.runs import Run
 from hone.sampling import Artifact, load_artifact
+from hone.stages.data import held_out_data, prepare_data, split_data
 from hone.stages.start import Start
-from hone.stages.supervised import (
-    SupervisedStage,
-    adapter_of,
-    held_out_data,
-    prepare_data,
-    split_data,
-)
+from hone.stages.supervised import SupervisedStage, adapter_of
 
 
 @dataclass(frozen=True)
