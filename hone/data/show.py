@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hone.data.chat import Tokenizer
-from hone.data.prepared import Prepared
+from hone.data.joined import Joined
 
 NEWLINE = "↵"
 STYLES = {
@@ -68,7 +68,7 @@ class SampleView:
 
 
 def show_samples(
-    prepared: Prepared, tokenizer: Tokenizer, count: int, start: int = 0
+    prepared: Joined, tokenizer: Tokenizer, count: int, start: int = 0
 ) -> RenderableType:
     """`count` samples from `start` on, and the table of counts, for a rich console."""
     views = [
@@ -79,14 +79,15 @@ def show_samples(
 
 
 def samples_as_json(
-    prepared: Prepared, tokenizer: Tokenizer, count: int, start: int = 0
+    prepared: Joined, tokenizer: Tokenizer, count: int, start: int = 0
 ) -> list[dict[str, Any]]:
-    """The same samples as plain values: place, counts, text, and every token with id, text and
-    trained.
+    """The same samples as plain values: data set, place, counts, text, and every token with id,
+    text and trained.
     """
     return [
         {
             "sample": i,
+            "set": prepared.set_of(i),
             "place": prepared.place(i),
             "num_tokens": int(prepared.lengths[i]),
             "num_trained": int(prepared.trained[i]),
@@ -100,7 +101,7 @@ def samples_as_json(
     ]
 
 
-def counts_table(prepared: Prepared) -> Table:
+def counts_table(prepared: Joined) -> Table:
     """The report of the preparation, with the share of tokens that are trained."""
     table = Table(show_header=False, box=None)
     table.add_column(style="dim")
@@ -118,7 +119,7 @@ def counts_table(prepared: Prepared) -> Table:
     return table
 
 
-def pieces(prepared: Prepared, tokenizer: Tokenizer, index: int) -> list[Piece]:
+def pieces(prepared: Joined, tokenizer: Tokenizer, index: int) -> list[Piece]:
     """The tokens of a sample as they are shown."""
     segment = prepared.sample(index).segments[0]
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
@@ -168,11 +169,12 @@ def _visible(text: str) -> str:
     return text.replace("\n", f"{NEWLINE}\n").replace("\r", "␍").replace("\t", "→\t")
 
 
-def _title(prepared: Prepared, index: int) -> str:
+def _title(prepared: Joined, index: int) -> str:
     tokens, trained = prepared.lengths[index], prepared.trained[index]
     place = prepared.place(index)
-    return f"sample {index} of {len(prepared)}, {place}: {tokens} tokens, {trained} trained"
+    among = f", data[{prepared.set_of(index)}]" if len(prepared.sets) > 1 else ""
+    return f"sample {index} of {len(prepared)}{among}, {place}: {tokens} tokens, {trained} trained"
 
 
-def _indices(prepared: Prepared, count: int, start: int) -> range:
+def _indices(prepared: Joined, count: int, start: int) -> range:
     return range(start, min(start + count, len(prepared)))

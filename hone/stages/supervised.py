@@ -1,6 +1,7 @@
 """The stages `pretrain` and `sft`: prepared samples, the model, `fit`, the saved result."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from transformers import GenerationConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hone.checkpoints import CheckpointState, write_folder
+from hone.data.joined import Joined
 from hone.data.prepared import Prepared, open_prepared
 from hone.device import choose_precision
 from hone.errors import UserError
@@ -22,7 +24,15 @@ from hone.optim import make_optimizer
 from hone.recipe.schema import Data, Full, Lora, Recipe, Sft, TrainingStage
 from hone.runs import Run
 from hone.sampling import Rendering
-from hone.stages.data import StageData, held_out_data, prepare_data, split_data
+from hone.stages.data import (
+    StageData,
+    describe_sets,
+    held_out_sources,
+    join_training,
+    named,
+    prepare_data,
+    split_data,
+)
 from hone.stages.progress import StageProgress
 from hone.stages.start import Start, build_model, check_sizes, open_tokenizer
 
@@ -71,10 +81,18 @@ class SupervisedStage:
 
     def open_data(self, tokenizer: PreTrainedTokenizerBase) -> StageData:
         """The stage's data: of the cache a resumed run began with, or prepared now."""
-        prepared = self.open_source("data", self.settings.data, tokenizer)
-        asked = held_out_data(self.settings)
-        held_out = self.open_source("evaluation", asked, tokenizer) if asked else None
-        return split_data(self.settings, prepared, held_out, self.recipe.seed, self.index)
+        settings = self.settings
+        prepared = join_training(settings, self.open_sources("data", settings.data_sets, tokenizer))
+        asked = held_out_sources(settings, prepared)
+        held_out = self.open_sources("evaluation", asked, tokenizer)
+        evaluation = Joined(tuple(held_out)) if held_out else None
+        return split_data(settings, prepared, evaluation, self.recipe.seed, self.index)
+
+    def open_sources(
+        self, name: str, sources: Sequence[Data], tokenizer: PreTrainedTokenizerBase
+    ) -> list[Prepared]:
+        """The data sources of one purpose, each with an entry of its own in the run's lock."""
+        return [self.open_source(each, data, tokenizer) for each, data in named(name, sources)]
 
     def open_source(self, name: str, data: Data, tokenizer: PreTrainedTokenizerBase) -> Prepared:
         """One data source; its key and its files' hashes are kept in the run's lock."""
@@ -170,6 +188,7 @@ class SupervisedStage:
         for line in (
             f"{len(data.training):,} samples, {len(data.held_out):,} held out, "
             f"{report['trained_tokens']:,} of {report['tokens']:,} tokens trained{counted}",
+            *describe_sets(training.settings, data),
             f"{trained:,} of {total:,} parameters trained on {model.device.type}",
             f"precision {compute}: {model.precision.reason}",
             f"layout {model.layout}{reason}, {training.token_budget:,} tokens at once",
@@ -178,7 +197,7 @@ class SupervisedStage:
             progress.say(f"{self.title}: {line}")
 
     def save_result(
-        self, training: Training, prepared: Prepared, tokenizer: PreTrainedTokenizerBase
+        self, training: Training, prepared: Joined, tokenizer: PreTrainedTokenizerBase
     ) -> None:
         """The stage's `model/`: weights or adapter, tokenizer, template, rendering."""
 
