@@ -13,6 +13,7 @@ import numpy as np
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hone.data.chat import Renderer
+from hone.data.duplicates import find_repeats
 from hone.data.joined import Joined, join
 from hone.data.prepare import prepare
 from hone.data.prepared import Prepared, split_held_out
@@ -212,3 +213,25 @@ def describe_sets(settings: TrainingStage, data: StageData) -> list[str]:
             named("data", settings.data_sets), data.prepared.sets, data.per_epoch, strict=True
         )
     ]
+
+
+def describe_repeats(data: StageData) -> list[str]:
+    """A line for each thing that stands in the data twice, with the first place of it."""
+    training, held_out = data.prepared, data.held_out.prepared
+    found = find_repeats(training, data.training.indices, held_out, data.held_out.indices)
+    lines = []
+    if found.repeated.first:
+        later, earlier = found.repeated.first
+        lines.append(
+            f"{found.repeated.count:,} of {len(data.training):,} training samples repeat another "
+            f"one word for word (first: {training.place(later)} repeats {training.place(earlier)})"
+        )
+    overlaps = [(found.trained, "are trained on, word for word")]
+    if found.asked.count > found.trained.count:  # the rest of them differs in the answer
+        overlaps.append((found.asked, "have a prompt that is trained on"))
+    for each, what in overlaps:
+        if each.first:
+            places = f"{held_out.place(each.first[0])} and {training.place(each.first[1])}"
+            total = len(data.held_out)
+            lines.append(f"{each.count:,} of {total:,} held-out samples {what} (first: {places})")
+    return lines

@@ -36,6 +36,7 @@ from hone.recipe.schema import Lora, NewModel, Recipe, TrainedTokenizer
 from hone.runs import Run
 from hone.sampling import Artifact, load_artifact
 from hone.stages.data import (
+    describe_repeats,
     describe_sets,
     held_out_sources,
     prepare_data,
@@ -203,6 +204,7 @@ def check_stage(loaded: LoadedRecipe, index: int) -> list[str]:
         f"{counts['trained_tokens']:,} trained, {counts['truncated']:,} truncated, "
         f"{left_out:,} left out, {len(data.held_out):,} held out, {data.total_steps:,} steps",
         *describe_sets(settings, data),
+        *describe_repeats(data),
     ]
 
 

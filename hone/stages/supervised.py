@@ -26,6 +26,7 @@ from hone.runs import Run
 from hone.sampling import Rendering
 from hone.stages.data import (
     StageData,
+    describe_repeats,
     describe_sets,
     held_out_sources,
     join_training,
@@ -189,6 +190,7 @@ class SupervisedStage:
             f"{len(data.training):,} samples, {len(data.held_out):,} held out, "
             f"{report['trained_tokens']:,} of {report['tokens']:,} tokens trained{counted}",
             *describe_sets(training.settings, data),
+            *describe_repeats(data),
             f"{trained:,} of {total:,} parameters trained on {model.device.type}",
             f"precision {compute}: {model.precision.reason}",
             f"layout {model.layout}{reason}, {training.token_budget:,} tokens at once",

@@ -232,3 +232,29 @@ def test_the_check_says_what_an_epoch_is_made_of(
         "9 samples, 49 of an epoch's 296 (16.6%)",
         "160 samples, 99 of an epoch's 296 (33.4%)",
     ]
+
+
+def test_what_stands_in_the_data_twice_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HONE_CACHE", str(tmp_path / "cache"))
+    rows = [{"prompt": f"{n} plus one is", "completion": f" {n + 1}"} for n in range(20)]
+    other = {"prompt": "3 plus one is", "completion": " four"}
+    held = [{"prompt": "One more than 50 is", "completion": " 51"}, rows[7], other]
+    for name, written in (("train", [*rows, rows[2], rows[2]]), ("held", held)):
+        lines = "".join(json.dumps(row) + "\n" for row in written)
+        (tmp_path / f"{name}.jsonl").write_text(lines)
+    (tmp_path / "text.jsonl").write_text('{"text": "1 plus one is 2"}\n')
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        NEW_MODEL + "stages: [{sft: {data: train.jsonl, evaluation: {data: held.jsonl}}}]\n"
+    )
+    found = [each.message.replace(f"{tmp_path}/", "") for each in check_recipe(load_recipe(recipe))]
+    assert [message.removeprefix("stage 1 sft: ") for message in found[1:]] == [
+        "2 of 22 training samples repeat another one word for word "
+        "(first: train.jsonl:21 repeats train.jsonl:3)",
+        "1 of 3 held-out samples are trained on, word for word "
+        "(first: held.jsonl:2 and train.jsonl:8)",
+        "2 of 3 held-out samples have a prompt that is trained on "
+        "(first: held.jsonl:2 and train.jsonl:8)",
+    ]
