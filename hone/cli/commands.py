@@ -37,11 +37,15 @@ COMMANDS = {
     "generate": Command("hone.cli.generate:generate", "Let a run's result answer prompts."),
     "chat": Command("hone.cli.chat:chat", "Talk to a run's result."),
     "data show": Command("hone.cli.data_show:show", "Print samples as the model will see them."),
+    "data validate": Command("hone.cli.data_validate:validate", "Find rows that cannot be used."),
+    "data split": Command(
+        "hone.cli.data_split:split", "Split data into training and evaluation files."
+    ),
     "recipe schema": Command("hone.cli.recipe_schema:schema", "Print a recipe's JSON Schema."),
     "version": Command("hone.cli.version:version", "Print the versions that matter."),
 }
 
-GROUPS = {"data": "Look at the data of a recipe.", "recipe": "Look at recipes."}
+GROUPS = {"data": "Look at data, check and split them.", "recipe": "Look at recipes."}
 
 HELP = """Take a base model and your data to a fine-tuned model that is proven.
 

@@ -25,10 +25,10 @@ SMALLEST_PROMPT = 2  # tokens; the first one is never trained, so alone it tells
 
 @dataclass(frozen=True)
 class Found:
-    """How many samples, and the first of them with the sample that it repeats."""
+    """How many samples, and the first of them, each with the sample that it repeats."""
 
-    count: int
-    first: tuple[int, int] | None
+    count: int = 0
+    pairs: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,34 +52,37 @@ def find_repeats(
     `evaluation` numbered in `held_out`, which may be empty.
     """
     theirs = hashes_of(training)
-    repeated = _found_again(theirs.whole[trained], trained)
+    repeated = found_again(theirs.whole[trained], trained)
     if not len(held_out):
-        return Repeats(repeated, Found(0, None), Found(0, None))
+        return Repeats(repeated, Found(), Found())
     mine = theirs if evaluation is training else hashes_of(evaluation)
-    whole = _found_in(mine.whole[held_out], held_out, theirs.whole[trained], trained)
+    whole = found_in(mine.whole[held_out], held_out, theirs.whole[trained], trained)
     asked = held_out[mine.prompt_lengths[held_out] >= SMALLEST_PROMPT]
-    prompts = _found_in(mine.prompts[asked], asked, theirs.prompts[trained], trained)
+    prompts = found_in(mine.prompts[asked], asked, theirs.prompts[trained], trained)
     return Repeats(repeated, whole, prompts)
 
 
-def _found_again(hashes: Words, samples: Indices) -> Found:
-    """Samples with a hash that an earlier one has."""
+def found_again(hashes: Words, samples: Indices, most: int = 1) -> Found:
+    """Samples with a hash that an earlier one has; at most `most` of them are named."""
     order = np.argsort(hashes, kind="stable")
-    later = np.flatnonzero(hashes[order][1:] == hashes[order][:-1]) + 1
-    if not len(later):
-        return Found(0, None)
-    first = later[np.argmin(order[later])]
-    return Found(len(later), (int(samples[order[first]]), int(samples[order[first - 1]])))
+    ordered = hashes[order]
+    later = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
+    named = later[np.argsort(order[later])[:most]]
+    pairs = zip(samples[order[named]].tolist(), samples[order[named - 1]].tolist(), strict=True)
+    return Found(len(later), tuple(pairs))
 
 
-def _found_in(mine: Words, samples: Indices, theirs: Words, others: Indices) -> Found:
-    """Samples with a hash that is among `theirs`."""
+def found_in(mine: Words, samples: Indices, theirs: Words, others: Indices, most: int = 1) -> Found:
+    """Samples with a hash that is among `theirs`; at most `most` of them are named."""
+    if not len(theirs):
+        return Found()
     order = np.argsort(theirs, kind="stable")
-    places = np.minimum(np.searchsorted(theirs[order], mine), len(theirs) - 1)
-    same = np.flatnonzero(theirs[order][places] == mine)
-    if not len(same):
-        return Found(0, None)
-    return Found(len(same), (int(samples[same[0]]), int(others[order[places[same[0]]]])))
+    ordered = theirs[order]
+    places = np.minimum(np.searchsorted(ordered, mine), len(theirs) - 1)
+    same = np.flatnonzero(ordered[places] == mine)
+    named = same[:most]
+    pairs = zip(samples[named].tolist(), others[order[places[named]]].tolist(), strict=True)
+    return Found(len(same), tuple(pairs))
 
 
 class SampleHashes(NamedTuple):

@@ -134,7 +134,8 @@ class Data(Node):
     shorthand: ClassVar[str | None] = "path"
 
     path: Annotated[str, place("data")]
-    """A file (JSON, JSONL, CSV, Parquet), a folder of such files, or the id of a Hub data set."""
+    """A file (JSON, JSONL, CSV, TSV, Parquet, text), a folder of such files, or the id of a Hub
+    data set."""
     split: str | None = None
     """The split of a Hub data set, `train` when left out; files have none."""
     format: Literal["auto", "text", "prompt_completion", "messages"] = "auto"

@@ -220,8 +220,7 @@ def describe_repeats(data: StageData) -> list[str]:
     training, held_out = data.prepared, data.held_out.prepared
     found = find_repeats(training, data.training.indices, held_out, data.held_out.indices)
     lines = []
-    if found.repeated.first:
-        later, earlier = found.repeated.first
+    for later, earlier in found.repeated.pairs:
         lines.append(
             f"{found.repeated.count:,} of {len(data.training):,} training samples repeat another "
             f"one word for word (first: {training.place(later)} repeats {training.place(earlier)})"
@@ -230,8 +229,8 @@ def describe_repeats(data: StageData) -> list[str]:
     if found.asked.count > found.trained.count:  # the rest of them differs in the answer
         overlaps.append((found.asked, "have a prompt that is trained on"))
     for each, what in overlaps:
-        if each.first:
-            places = f"{held_out.place(each.first[0])} and {training.place(each.first[1])}"
+        for mine, theirs in each.pairs:
+            places = f"{held_out.place(mine)} and {training.place(theirs)}"
             total = len(data.held_out)
             lines.append(f"{each.count:,} of {total:,} held-out samples {what} (first: {places})")
     return lines

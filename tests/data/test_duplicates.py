@@ -73,13 +73,12 @@ def test_repeats_are_those_of_a_slow_comparison(tmp_path: Path) -> None:
     seen: dict[tuple[int, ...], int] = {}
     repeated = [i for i in trained.tolist() if seen.setdefault(whole(training, i), i) != i]
     assert found.repeated.count == len(repeated) > 0
-    assert found.repeated.first is not None
-    later, earlier = found.repeated.first
+    ((later, earlier),) = found.repeated.pairs
     assert later == repeated[0] and earlier == seen[whole(training, later)]
 
     known = {whole(training, i) for i in trained.tolist()}
     same = [i for i in held_out.tolist() if whole(evaluation, i) in known]
-    assert (found.trained.count, found.trained.first and found.trained.first[0]) == (
+    assert (found.trained.count, found.trained.pairs[0][0]) == (
         len(same),
         same[0],
     )
