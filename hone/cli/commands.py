@@ -37,6 +37,9 @@ COMMANDS = {
     "generate": Command("hone.cli.generate:generate", "Let a run's result answer prompts."),
     "chat": Command("hone.cli.chat:chat", "Talk to a run's result."),
     "data show": Command("hone.cli.data_show:show", "Print samples as the model will see them."),
+    "data prepare": Command("hone.cli.data_prepare:prepare", "Tokenise all data of a recipe."),
+    "data list": Command("hone.cli.data_list:list_cache", "List the tokenised data in the cache."),
+    "data stats": Command("hone.cli.data_stats:stats", "Count what is in data."),
     "data validate": Command("hone.cli.data_validate:validate", "Find rows that cannot be used."),
     "data split": Command(
         "hone.cli.data_split:split", "Split data into training and evaluation files."

@@ -1,8 +1,8 @@
 """Every row of data files read once, and all that is wrong with them, without a tokenizer.
 
-Called by `hone data validate`. The rows go through the same readers and formats as for training,
-so that what passes here can be prepared; only the chat template may still refuse a row. Left out:
-tokens and their counts (statistics.py).
+Called by `hone data validate` and `statistics.py`. The rows go through the same readers and formats
+as for training, so that what passes here can be prepared; only the chat template may still refuse a
+row. Left out: tokens.
 """
 
 from collections import Counter
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hone.data.duplicates import Found
-from hone.data.formats import Reading, TrainOn, recognise
+from hone.data.formats import Example, Reading, TrainOn, recognise
 from hone.data.row_hashes import RowHashes, prompt_of
 from hone.data.rows import BadRow, Row, RowError
 from hone.data.sources import Source, open_source
@@ -21,6 +21,7 @@ from hone.recipe.schema import Data
 MOST_COLUMNS = 1000  # names that are counted; rows may have a new one each
 
 Progress = Callable[[int, int | None], None]
+Observe = Callable[["SourceReport", Example], None]
 
 
 @dataclass
@@ -70,10 +71,12 @@ def validate(
     train_on: TrainOn = "completions",
     most: int = 10,
     progress: Progress | None = None,
+    observe: Observe | None = None,
 ) -> Validation:
     """Read all rows of the sources; at most `most` of each kind of finding are named, all counted.
 
-    progress is called with (rows read, None). Raises UserError for a source that is not there.
+    progress is called with (rows read, None), observe with the report of a source and each example
+    that is read from it. Raises UserError for a source that is not there.
     """
     sources = [
         [(data, open_source(data.path, data.split)) for data in part]
@@ -85,7 +88,7 @@ def validate(
     for part, found, into in zip(sources, hashes, reports, strict=True):
         for data, source in part:
             found.add_source(source)
-            reading = _SourceReading(data, source, found, train_on, most)
+            reading = _SourceReading(data, source, found, train_on, most, observe)
             into.append(reading.read(progress, rows_before))
             rows_before += reading.report.rows
     trained, asked = hashes[1].overlap(hashes[0], most) if evaluation else (None, None)
@@ -97,13 +100,20 @@ class _SourceReading:
     """One source while its rows are judged."""
 
     def __init__(
-        self, data: Data, source: Source, hashes: RowHashes, train_on: TrainOn, most: int
+        self,
+        data: Data,
+        source: Source,
+        hashes: RowHashes,
+        train_on: TrainOn,
+        most: int,
+        observe: Observe | None,
     ) -> None:
         self.data = data
         self.source = source
         self.hashes = hashes
         self.train_on: TrainOn = train_on
         self.most = most
+        self.observe = observe
         self.report = SourceReport(data.path)
         self._reading: Reading | None = None
 
@@ -134,6 +144,8 @@ class _SourceReading:
             self._bad(row, fault.message)
             return
         self.hashes.add(row.source, row.number, row.values, prompt_of(example))
+        if self.observe:
+            self.observe(self.report, example)
 
     def _count_columns(self, values: dict[str, Any]) -> None:
         columns = self.report.columns

@@ -4,7 +4,7 @@ Called by `supervised.py`, `hone check` and the commands that look at a recipe's
 rows become tokens (data/prepare.py), and how the data of a run are locked (supervised.py).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, overload
@@ -98,19 +98,29 @@ def prepare_data(
     )
 
 
-def join_training(settings: TrainingStage, sets: Sequence[Prepared]) -> Joined:
-    """A stage's prepared training data as one; raises UserError where they do not go together."""
-    return join(sets, [data.path for data in settings.data_sets])
-
-
 def prepare_training(
     settings: TrainingStage, tokenizer: PreTrainedTokenizerBase, *, date: str
 ) -> Joined:
     """All of a stage's training data, tokenised or from the cache."""
+    return _join(settings, lambda _, data: prepare_data(settings, data, tokenizer, date=date))
+
+
+def prepare_sources(
+    settings: TrainingStage, prepare_one: Callable[[str, Data], Prepared]
+) -> tuple[Joined, Joined | None]:
+    """A stage's training and held-out data, each set prepared by `prepare_one` from its name and
+    description; None where there are no data of their own to hold out.
+    """
+    training = _join(settings, prepare_one)
+    asked = held_out_sources(settings, training)
+    held_out = [prepare_one(*each) for each in named("evaluation", asked)]
+    return training, Joined(tuple(held_out)) if held_out else None
+
+
+def _join(settings: TrainingStage, prepare_one: Callable[[str, Data], Prepared]) -> Joined:
     sources = settings.data_sets
-    return join_training(
-        settings, [prepare_data(settings, data, tokenizer, date=date) for data in sources]
-    )
+    sets = [prepare_one(*each) for each in named("data", sources)]
+    return join(sets, [data.path for data in sources])
 
 
 def result_template(

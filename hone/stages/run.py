@@ -18,7 +18,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from hone.adapters import choose_targets
 from hone.checkpoints import find_fault, write_folder
 from hone.data.joined import Joined
-from hone.data.prepared import default_cache_folder
+from hone.data.prepared import Prepared, default_cache_folder
 from hone.data.tokenizer_texts import texts_of, tokenizer_key
 from hone.data.tokenizer_training import train_tokenizer
 from hone.device import (
@@ -32,18 +32,19 @@ from hone.errors import UserError
 from hone.hub import find_model
 from hone.models import first_line, load_tokenizer, new_model, save_model
 from hone.recipe.load import LoadedRecipe
-from hone.recipe.schema import Lora, NewModel, Recipe, TrainedTokenizer
+from hone.recipe.schema import Data, Lora, NewModel, Recipe, TrainedTokenizer
 from hone.runs import Run
 from hone.sampling import Artifact, load_artifact
 from hone.stages.data import (
     describe_repeats,
     describe_sets,
-    held_out_sources,
     prepare_data,
+    prepare_sources,
     prepare_training,
     result_template,
     split_data,
 )
+from hone.stages.progress import StageProgress
 from hone.stages.start import Start
 from hone.stages.supervised import SupervisedStage, adapter_of
 
@@ -152,6 +153,48 @@ def prepare_stage(loaded: LoadedRecipe, index: int) -> tuple[Joined, PreTrainedT
     return prepare_training(settings, tokenizer, date=today()), tokenizer
 
 
+@dataclass(frozen=True)
+class PreparedSource:
+    """A data set of a stage. name: `data`, `data[1]`, `evaluation`. made: it was tokenised now."""
+
+    stage: str
+    name: str
+    data: Data
+    prepared: Prepared
+    made: bool
+
+
+def prepare_recipe(loaded: LoadedRecipe, console: Console) -> list[PreparedSource]:
+    """Tokenise the data of all stages into the cache, with a progress bar for each set."""
+    quieten_libraries()
+    found: list[PreparedSource] = []
+    for index in range(len(loaded.recipe.stages)):
+        found += _prepare_with_bars(loaded, index, console)
+    return found
+
+
+def _prepare_with_bars(loaded: LoadedRecipe, index: int, console: Console) -> list[PreparedSource]:
+    stage = loaded.recipe.stages[index]
+    title = f"{index + 1} {stage.method}"
+    tokenizer = stage_tokenizer(loaded, index)
+    found: list[PreparedSource] = []
+
+    def prepare_one(name: str, data: Data) -> Prepared:
+        batches: list[int] = []
+        with StageProgress(console, None, f"{title} {name}", None) as bar:
+
+            def advance(done: int, total: int | None) -> None:
+                batches.append(done)
+                bar.advance_to(done, total)
+
+            prepared = prepare_data(stage.settings, data, tokenizer, date=today(), progress=advance)
+        found.append(PreparedSource(title, name, data, prepared, made=bool(batches)))
+        return prepared
+
+    prepare_sources(stage.settings, prepare_one)
+    return found
+
+
 def today() -> str:
     """The date that templates print: YYYY-MM-DD."""
     return datetime.date.today().isoformat()
@@ -190,13 +233,11 @@ def check_recipe(loaded: LoadedRecipe) -> list[Finding]:
 def check_stage(loaded: LoadedRecipe, index: int) -> list[str]:
     """Prepare a stage's data and count its steps; returns what was found, line by line."""
     settings = loaded.recipe.stages[index].settings
-    prepared, tokenizer = prepare_stage(loaded, index)
-    held_out = [
-        prepare_data(settings, data, tokenizer, date=today())
-        for data in held_out_sources(settings, prepared)
-    ]
-    evaluation = Joined(tuple(held_out)) if held_out else None
-    data = split_data(settings, prepared, evaluation, loaded.recipe.seed, index)
+    tokenizer = stage_tokenizer(loaded, index)
+    prepared, held_out = prepare_sources(
+        settings, lambda _, data: prepare_data(settings, data, tokenizer, date=today())
+    )
+    data = split_data(settings, prepared, held_out, loaded.recipe.seed, index)
     counts = prepared.report
     left_out = counts["dropped_overlong"] + counts["dropped_untrained"] + counts["skipped_rows"]
     return [

@@ -1,7 +1,6 @@
 """The stages `pretrain` and `sft`: prepared samples, the model, `fit`, the saved result."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,8 @@ from hone.stages.data import (
     StageData,
     describe_repeats,
     describe_sets,
-    held_out_sources,
-    join_training,
-    named,
     prepare_data,
+    prepare_sources,
     split_data,
 )
 from hone.stages.progress import StageProgress
@@ -82,18 +79,10 @@ class SupervisedStage:
 
     def open_data(self, tokenizer: PreTrainedTokenizerBase) -> StageData:
         """The stage's data: of the cache a resumed run began with, or prepared now."""
-        settings = self.settings
-        prepared = join_training(settings, self.open_sources("data", settings.data_sets, tokenizer))
-        asked = held_out_sources(settings, prepared)
-        held_out = self.open_sources("evaluation", asked, tokenizer)
-        evaluation = Joined(tuple(held_out)) if held_out else None
-        return split_data(settings, prepared, evaluation, self.recipe.seed, self.index)
-
-    def open_sources(
-        self, name: str, sources: Sequence[Data], tokenizer: PreTrainedTokenizerBase
-    ) -> list[Prepared]:
-        """The data sources of one purpose, each with an entry of its own in the run's lock."""
-        return [self.open_source(each, data, tokenizer) for each, data in named(name, sources)]
+        prepared, held_out = prepare_sources(
+            self.settings, lambda name, data: self.open_source(name, data, tokenizer)
+        )
+        return split_data(self.settings, prepared, held_out, self.recipe.seed, self.index)
 
     def open_source(self, name: str, data: Data, tokenizer: PreTrainedTokenizerBase) -> Prepared:
         """One data source; its key and its files' hashes are kept in the run's lock."""

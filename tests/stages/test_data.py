@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hone.data.joined import Joined
+from hone.data.joined import Joined, join
 from hone.data.prepare import prepare
 from hone.errors import UserError
 from hone.metrics import read_metrics
 from hone.recipe.load import load_recipe
 from hone.recipe.schema import Data, Sft, TrainingStage
 from hone.seeds import apportion
-from hone.stages.data import join_training, split_data
+from hone.stages.data import split_data
 from hone.stages.run import check_recipe
 from tests.data.tokenizers import shared
 from tests.workbench import NEW_MODEL, fingerprint, hone, kill, start, write_data
@@ -148,8 +148,8 @@ def test_conversations_with_different_templates_do_not_go_together(tmp_path: Pat
 
     own = str(tmp_path / "own.jinja")
     with pytest.raises(UserError, match=r"data\[0\] `0.jsonl` and data\[1\] `1.jsonl` are"):
-        join_training(stage(0, 0), [prepared("chat", "chatml"), prepared("chat", own)])
-    joined = join_training(stage(0, 0), [prepared("text", "chatml"), prepared("chat", own)])
+        join([prepared("chat", "chatml"), prepared("chat", own)], ["0.jsonl", "1.jsonl"])
+    joined = join([prepared("text", "chatml"), prepared("chat", own)], ["0.jsonl", "1.jsonl"])
     assert joined.decides == 1 and not joined.plain
     assert joined.template == Path(own).read_text()
 
