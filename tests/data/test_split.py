@@ -6,8 +6,10 @@ import gzip
 import io
 import json
 import lzma
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,11 @@ import pytest
 from hone.data.rows import Row
 from hone.data.sources import open_source
 from hone.data.split import split
+from hone.data.validate import validate
 from hone.errors import UserError
+from hone.recipe.schema import Data
+from tests.recipe.test_every_field import write_hub_data
+from tests.workbench import hone, kill, start
 
 ROWS = [
     {"prompt": f'{n} é, "quoted"\nand {n % 7}', "completion": "x" * (n % 5) + f" {n}"}
@@ -208,6 +214,37 @@ def test_a_file_that_changes_while_it_is_split_is_refused(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="changed while it was split"):
         split(str(source), 0.5, 0, progress=change)
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+@quick
+def test_a_data_set_of_the_hub_becomes_json_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_hub_data(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hub")
+    monkeypatch.chdir(tmp_path)
+    made = split("acme/tiny", 0.25, 0)
+    assert [str(path) for path in made.paths] == ["tiny.train.jsonl", "tiny.evaluation.jsonl"]
+    assert made.rows == (12, 4)
+    parts = [Data(path=str(path), format="text") for path in made.paths]
+    found = validate([Data(path="acme/tiny", format="text")], parts)
+    assert found.ok and found.trained is not None and found.trained.count == 16
+
+
+@pytest.mark.e2e
+def test_a_stopped_split_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": str(n)}) + "\n" for n in range(300_000)))
+    process = start(tmp_path, "data", "split", "a.jsonl")
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not (tmp_path / ".a.train.jsonl.new").exists():
+        assert time.monotonic() < deadline, "it never began to write"
+        time.sleep(0.005)
+    printed = kill(process, signal.SIGINT)
+    assert process.returncode == 130, printed
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["a.jsonl"]
+    hone(tmp_path, "data", "split", "a.jsonl")
+    assert (tmp_path / "a.evaluation.jsonl").read_bytes().count(b"\n") == 15_000
 
 
 MEASURED = """
