@@ -9,6 +9,7 @@ from the JSON Schema of this tree, so a constraint belongs into a field's type w
 """
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -177,6 +178,20 @@ class MixedData(Data):
     every sample of all sets comes once."""
 
 
+class EarlyStopping(Node):
+    """End a stage when its held-out samples say that it gains no more."""
+
+    metric: Literal["loss", "accuracy"] = "loss"
+    """What is watched: held-out `loss`, or `accuracy`, the share of tokens that are the likeliest.
+    It also decides which checkpoint is the best."""
+    patience: PositiveInt = 3
+    """Evaluations in a row without a gain after which training ends."""
+    min_change: Annotated[float, Field(ge=0)] = 0.0
+    """A gain is a change for the better by more than this."""
+    restore_best: bool = True
+    """The result has the weights of the best evaluation, not the last ones."""
+
+
 class Evaluation(Node):
     """Held-out loss during training."""
 
@@ -193,6 +208,8 @@ class Evaluation(Node):
     """Also evaluate before step 1, so that the change can be seen."""
     samples: PositiveInt | None = None
     """Evaluate on at most so many held-out samples (the first ones of the seed's order)."""
+    early_stopping: EarlyStopping | None = None
+    """End the stage when held-out samples say that it gains no more; never when left out."""
 
     @model_validator(mode="after")
     def one_source(self) -> "Evaluation":
@@ -279,7 +296,18 @@ class Checkpoint(Node):
     every: PositiveInt = 50
     """Steps between checkpoints; at most so many steps of work can be lost."""
     keep: PositiveInt = 2
-    """The newest so many are kept; the best by evaluation loss is kept besides."""
+    """The newest so many are kept; the best by evaluation is kept besides."""
+    keep_every: PositiveInt | None = None
+    """Also keep those of every so many steps, a multiple of `every`, for good."""
+
+    @model_validator(mode="after")
+    def kept_ones_are_saved(self) -> "Checkpoint":
+        if self.keep_every is not None and self.keep_every % self.every:
+            raise ValueError(
+                f"`keep_every` is {self.keep_every} and `every` is {self.every}: expected a "
+                "multiple of it, because only what is saved can be kept"
+            )
+        return self
 
 
 class TrainingStage(Node):
@@ -321,6 +349,8 @@ class TrainingStage(Node):
     """Tokens computed at once; left out, it follows from the model and the machine's memory."""
     checkpoint: Checkpoint = Checkpoint()
     """How often the state is saved, and how many of the saved states stay."""
+    max_skipped_steps: Annotated[int, Field(ge=0)] = 3
+    """A step whose loss or gradient is not finite makes no update; more in a row end the stage."""
 
     @field_validator("data")
     @classmethod
@@ -416,6 +446,39 @@ class Stage(Node):
         return settings
 
 
+SIZE_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def size_bytes(text: str) -> int:
+    """Bytes of a size as it is written in a recipe, `8GB` or `500 MiB`; raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([a-z]+)", text.strip().lower())
+    if not found or found[2] not in SIZE_UNITS:
+        raise ValueError("expected a number with a unit (KB, MB, GB, KiB, MiB, GiB), such as 8GB")
+    return int(float(found[1]) * SIZE_UNITS[found[2]])
+
+
+class Memory(Node):
+    """What a run may hold in memory."""
+
+    shorthand: ClassVar[str | None] = "limit"
+
+    limit: str
+    """The most memory, such as 8GB. What needs more is done in smaller pieces, or is an error;
+    neither the machine nor other programs get into trouble."""
+
+    @field_validator("limit")
+    @classmethod
+    def is_a_size(cls, limit: str) -> str:
+        size_bytes(limit)
+        return limit
+
+    @model_validator(mode="before")
+    @classmethod
+    def from_limit(cls, value: object) -> object:
+        """A bare size stands for `{limit: ...}`."""
+        return {"limit": value} if isinstance(value, str) else value
+
+
 class Recipe(Node):
     """A base model, data, and the stages that make one into the other."""
 
@@ -427,5 +490,7 @@ class Recipe(Node):
     """Where the model runs; `auto` takes an accelerator when there is one."""
     threads: PositiveInt | None = None
     """CPU threads; left out, the number of cores at the start, kept for the whole run."""
+    memory: Memory | None = None
+    """The most memory the run may hold; left out, all that the machine has."""
     stages: Annotated[list[Stage], Field(min_length=1)]
     """What is done, in order; each stage starts from the result of the one before."""

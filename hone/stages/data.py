@@ -58,6 +58,10 @@ class StageData:
     total_steps: int
     per_epoch: tuple[int, ...]
 
+    def place_of(self, sample: Sample) -> str:
+        """Where a training sample came from: file and line, or data set and row."""
+        return self.prepared.place(sample.index)
+
 
 def named(name: str, sources: Sequence[Data]) -> Iterator[tuple[str, Data]]:
     """Each data source under its name in messages and in lock.json: `data` for a single one,

@@ -6,6 +6,8 @@ finished are passed over, so that calling `run_recipe` again is resuming.
 
 import datetime
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from hone.device import (
 )
 from hone.errors import UserError
 from hone.hub import find_model
+from hone.memory import in_words, is_out_of_memory, use_memory_limit
 from hone.models import first_line, load_tokenizer, new_model, save_model
 from hone.recipe.load import LoadedRecipe
 from hone.recipe.schema import Data, Lora, NewModel, Recipe, TrainedTokenizer
@@ -67,14 +70,31 @@ def run_recipe(run: Run, *, console: Console) -> None:
     lock_surroundings(run, recipe)
     device = choose_device(recipe.device)
     make_deterministic(device)
-    start = prepare_base(run, recipe, console)
-    for index, stage in enumerate(recipe.stages):
-        result = run.stage_folder(index, stage.method) / "model"
-        if find_fault(result) is None:
-            start = Start.at(str(result))
-            continue
-        run.event("stage", stage=index + 1, method=stage.method)
-        start = SupervisedStage(run, recipe, index, console).execute(start, device)
+    with memory_limit(recipe, device):
+        start = prepare_base(run, recipe, console)
+        for index, stage in enumerate(recipe.stages):
+            result = run.stage_folder(index, stage.method) / "model"
+            if find_fault(result) is None:
+                start = Start.at(str(result))
+                continue
+            run.event("stage", stage=index + 1, method=stage.method)
+            start = SupervisedStage(run, recipe, index, console).execute(start, device)
+
+
+@contextmanager
+def memory_limit(recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """Around the work of a run: what does not fit and cannot be cut is the person's to decide."""
+    limit = use_memory_limit(recipe.memory, device)
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"the memory limit of {in_words(limit)} does not suffice: {first_line(error)}",
+            hint="raise `memory: {limit: ...}`, or take a smaller model, or an adapter instead of "
+            "full weights",
+        ) from error
 
 
 def quieten_libraries() -> None:

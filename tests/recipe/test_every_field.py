@@ -76,6 +76,8 @@ TOP = {
     "seed": case("seed=6", differs="weights metrics"),
     "device": case("device=cuda", differs="error" if not torch.cuda.is_available() else "printed"),
     "threads": case("threads=2", differs="threads"),
+    "memory": case("memory=50MB", differs="error"),
+    "memory.limit": case("memory={limit: 50MB}", differs="error"),
     "stages": case(TWO_STAGES),
     "pretrain": case(f"stages=[{{pretrain: {{{ONE_STEP}}}}}]", differs="checkpoints"),
     "sft": case(f"stages=[{{sft: {{{ONE_STEP}}}}}]", differs="metrics checkpoints"),
@@ -97,6 +99,10 @@ DATA = {
 
 SETS = "data=[{path: rows.jsonl, weight: 1}, {path: other.jsonl, weight: 1}]"
 
+# Held-out loss falls from step to step here; accuracy does not.
+STOPPING = ("steps=6", "evaluation.early_stopping={patience: 2}")
+EXPLODING = ("learning_rate=1e30", "optimizer={type: sgd}", "checkpoint.every=9", "steps=3")
+
 STAGE = {
     "data": case("data=[rows.jsonl, other.jsonl]", differs="weights printed"),
     "data.weight": case("data[0].weight=3", start=SETS, differs="weights printed"),
@@ -110,6 +116,27 @@ STAGE = {
     "evaluation.every": case("evaluation.every=3", differs="metrics", same="weights"),
     "evaluation.before": case("evaluation.before=false", differs="metrics", same="weights"),
     "evaluation.samples": case("evaluation.samples=2", differs="metrics", same="weights"),
+    "evaluation.early_stopping.metric": case(
+        "evaluation.early_stopping.metric=accuracy", start=STOPPING, differs="metrics checkpoints"
+    ),
+    "evaluation.early_stopping": case(
+        "evaluation.early_stopping={patience: 1, min_change: 5.0}",
+        start="steps=6",
+        differs="metrics",
+    ),
+    "evaluation.early_stopping.patience": case(
+        "evaluation.early_stopping.patience=1",
+        start=(*STOPPING, "evaluation.early_stopping.min_change=5.0"),
+        differs="metrics",
+    ),
+    "evaluation.early_stopping.min_change": case(
+        "evaluation.early_stopping.min_change=5.0", start=STOPPING, differs="metrics checkpoints"
+    ),
+    "evaluation.early_stopping.restore_best": case(
+        "evaluation.early_stopping.restore_best=false",
+        start=(*STOPPING, "evaluation.early_stopping.min_change=5.0"),
+        same="metrics checkpoints",
+    ),
     "batch.samples": case("batch.samples=3"),
     "batch.tokens": case("batch.tokens=100"),
     "epochs": case("epochs=2"),
@@ -138,6 +165,13 @@ STAGE = {
         same="weights metrics",
     ),
     "checkpoint.keep": case("checkpoint.keep=1", differs="checkpoints", same="weights metrics"),
+    "checkpoint.keep_every": case(
+        "checkpoint.keep_every=1",
+        start="checkpoint.keep=1",
+        differs="checkpoints",
+        same="weights metrics",
+    ),
+    "max_skipped_steps": case("max_skipped_steps=0", start=EXPLODING, differs="error"),
 }
 
 SFT = {
@@ -254,6 +288,9 @@ REFUSED = {
     ): 'evaluation.data[0].weight: unknown key "weight"',
     ("sft.batch={samples: 3, tokens: 100}",): "exactly one of `samples` and `tokens`",
     ("sft.epochs=1", "sft.steps=3"): "at most one of `epochs` and `steps`",
+    ("sft.checkpoint={every: 2, keep_every: 3}",): "expected a multiple of it",
+    ("memory=8",): "memory",
+    ("memory={limit: eight}",): "such as 8GB",
     ("sft.warmup=3",): "something is trained at the full rate",
     ("sft.adapter={type: full, rank: 3}",): 'unknown key "rank" with type "full"',
     ("sft.optimizer={type: sgd, epsilon: 1e-8}",): 'unknown key "epsilon" with type "sgd"',
