@@ -324,7 +324,7 @@ def _key(data: Data, renderer: Renderer, files: list[SourceFile], **settings: An
         "template": renderer.template,
         "date": renderer.date,
         "files": [(Path(file.path).suffix.lower(), file.sha256) for file in files],
-        "data": data.model_dump(exclude={"path", "template"}),
+        "data": data.model_dump(exclude={"path", "template", "weight"}),
         **settings,
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

@@ -78,6 +78,19 @@ class Prepared:
         trained = np.array(self.arrays["trained"][begin:end], dtype=np.bool_)
         return Sample(index, (Segment(tokens, trained),))
 
+    def part_of_row(self, index: int) -> tuple[int, int]:
+        """Which of its row's samples this is, from 1, and how many there are."""
+
+        def origin(i: int) -> tuple[int, int]:
+            return int(self.arrays["files"][i]), int(self.arrays["rows"][i])
+
+        first, last = index, index + 1
+        while first > 0 and origin(first - 1) == origin(index):
+            first -= 1
+        while last < len(self) and origin(last) == origin(index):
+            last += 1
+        return index - first + 1, last - first
+
     def place(self, index: int) -> str:
         """Where the sample came from: file and line, or data set and row."""
         file = self.sources[int(self.arrays["files"][index])]
