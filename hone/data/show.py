@@ -91,8 +91,8 @@ def samples_as_json(
         {
             "sample": i,
             "place": prepared.place(i),
-            "part": part_of_row(prepared, i)[0],
-            "parts": part_of_row(prepared, i)[1],
+            "part": prepared.part(i)[0],
+            "parts": prepared.part(i)[1],
             "num_tokens": int(prepared.lengths[i]),
             "num_trained": int(prepared.trained[i]),
             "text": tokenizer.decode(prepared.sample(i).segments[0].tokens.tolist()),
@@ -175,23 +175,9 @@ def _visible(text: str) -> str:
 
 def _title(prepared: Prepared, index: int) -> str:
     tokens, trained = prepared.lengths[index], prepared.trained[index]
-    part, parts = part_of_row(prepared, index)
+    part, parts = prepared.part(index)
     place = prepared.place(index) + (f", part {part} of {parts}" if parts > 1 else "")
     return f"sample {index} of {len(prepared)}, {place}: {tokens} tokens, {trained} trained"
-
-
-def part_of_row(prepared: Prepared, index: int) -> tuple[int, int]:
-    """Which of its row's samples this is, from 1, and how many there are; they stand together."""
-
-    def origin(i: int) -> tuple[int, int]:
-        return int(prepared.arrays["files"][i]), int(prepared.arrays["rows"][i])
-
-    first, last = index, index + 1
-    while first > 0 and origin(first - 1) == origin(index):
-        first -= 1
-    while last < len(prepared) and origin(last) == origin(index):
-        last += 1
-    return index - first + 1, last - first
 
 
 def _indices(prepared: Prepared, count: int, start: int) -> range:
