@@ -87,10 +87,10 @@ class Joined:
         found = self.set_of(index)
         return self.sets[found].place(index - self.borders[found])
 
-    def part_of_row(self, index: int) -> tuple[int, int]:
+    def part(self, index: int) -> tuple[int, int]:
         """Which of its row's samples this is, from 1, and how many there are."""
         found = self.set_of(index)
-        return self.sets[found].part_of_row(index - self.borders[found])
+        return self.sets[found].part(index - self.borders[found])
 
 
 def join(sets: Sequence[Prepared], names: Sequence[str]) -> Joined:

@@ -92,8 +92,8 @@ def samples_as_json(
             "sample": i,
             "set": prepared.set_of(i),
             "place": prepared.place(i),
-            "part": prepared.part_of_row(i)[0],
-            "parts": prepared.part_of_row(i)[1],
+            "part": prepared.part(i)[0],
+            "parts": prepared.part(i)[1],
             "num_tokens": int(prepared.lengths[i]),
             "num_trained": int(prepared.trained[i]),
             "text": tokenizer.decode(prepared.sample(i).segments[0].tokens.tolist()),
@@ -176,7 +176,7 @@ def _visible(text: str) -> str:
 
 def _title(prepared: Joined, index: int) -> str:
     tokens, trained = prepared.lengths[index], prepared.trained[index]
-    part, parts = prepared.part_of_row(index)
+    part, parts = prepared.part(index)
     place = prepared.place(index) + (f", part {part} of {parts}" if parts > 1 else "")
     among = f", data[{prepared.set_of(index)}]" if len(prepared.sets) > 1 else ""
     return f"sample {index} of {len(prepared)}{among}, {place}: {tokens} tokens, {trained} trained"
