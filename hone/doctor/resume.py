@@ -14,13 +14,14 @@ import torch
 from hone.checkpoints import CheckpointState, step_folder
 from hone.device import Precision
 from hone.doctor.findings import Check, compare, count_different
-from hone.fit import Training, fit, restore
+from hone.fit import fit, restore
 from hone.losses import LOSSES
 from hone.metrics import canonical_metrics
 from hone.optim import make_optimizer
 from hone.recipe.schema import Checkpoint, Data, Lora, Sft
 from hone.records import Sample
 from hone.stages.start import Start, build_model
+from hone.training import Training
 
 STEPS = 3
 STOPPED_AT = 2
@@ -70,7 +71,6 @@ def resume_checks(
             samples_of=lambda step: samples_of(samples, step),
             held_out=(),
             token_budget=sum(sample.num_tokens for sample in samples),
-            report=lambda row: None,
             epoch_of=float,
         )
         state = CheckpointState(step=0, evaluated=False)

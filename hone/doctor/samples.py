@@ -11,7 +11,7 @@ import numpy as np
 
 from hone.data.chat import Renderer, Tokens
 from hone.data.formats import Conversation, Example, Reading, recognise
-from hone.data.prepare import shortened
+from hone.data.overlong import shortened
 from hone.data.rows import BadRow, RowError
 from hone.data.sources import open_source
 from hone.errors import UserError
@@ -108,7 +108,7 @@ def render_all(examples: Sequence[Example], renderer: Renderer) -> list[Tokens]:
     found = []
     for example in examples:
         try:
-            found += renderer.tokenise([renderer.render(example, "completions")])
+            found += renderer.samples(example)
         except UserError:
             continue  # the template checks tell it
     return found

@@ -12,24 +12,34 @@ import numpy as np
 
 from hone.data.chat import Rendered, Renderer, Tokens
 from hone.data.formats import Conversation, Example, PromptCompletion
+from hone.data.messages import Message
 from hone.data.rows import RowError
 from hone.doctor.findings import Check, NotApplicableError
 
 
 @dataclass(frozen=True)
 class Row:
-    """An example with its text and tokens."""
+    """An example with its samples: one, or several where a turn is a sample of its own."""
 
     example: Example
-    text: str
-    tokens: Tokens
+    rendered: list[Rendered]
+    samples: list[Tokens]
 
     @property
     def runs(self) -> list[list[int]]:
         """The trained tokens, cut where an untrained one lies between them."""
-        places = np.flatnonzero(self.tokens.trained)
-        cuts = np.flatnonzero(np.diff(places) > 1) + 1
-        return [self.tokens.ids[part].tolist() for part in np.split(places, cuts) if len(part)]
+        return [run for tokens in self.samples for run in _runs(tokens)]
+
+    @property
+    def read(self) -> list[int]:
+        """The tokens that are not trained."""
+        return [i for tokens in self.samples for i in tokens.ids[~tokens.trained].tolist()]
+
+
+def _runs(tokens: Tokens) -> list[list[int]]:
+    places = np.flatnonzero(tokens.trained)
+    cuts = np.flatnonzero(np.diff(places) > 1) + 1
+    return [tokens.ids[part].tolist() for part in np.split(places, cuts) if len(part)]
 
 
 def template_checks(
@@ -62,9 +72,9 @@ def template_checks(
     )
     yield Check(
         "template: earlier turns",
-        "conversations whose earlier turns change as they go on",
+        "conversations cut into samples, as earlier turns change when they go on",
         None,
-        lambda: float(count_changing(renderer, examples)),
+        lambda: float(count_changing(rows())),
     )
     yield Check(
         "template: generation",
@@ -75,8 +85,8 @@ def template_checks(
 
 
 def render_rows(renderer: Renderer, examples: Sequence[Example]) -> list[Row]:
-    """The rows that the template can render; raises UserError where there is none."""
-    found: list[tuple[Example, Rendered]] = []
+    """The rows that the template takes, tokenised together. Raises UserError for none."""
+    found: list[tuple[Example, list[Rendered]]] = []
     fault: RowError | None = None
     for example in examples:
         try:
@@ -85,11 +95,8 @@ def render_rows(renderer: Renderer, examples: Sequence[Example]) -> list[Row]:
             fault = error
     if not found:
         raise fault or NotApplicableError("there are no examples")
-    tokens = renderer.tokenise([rendered for _, rendered in found])
-    return [
-        Row(example, rendered.text, each)
-        for (example, rendered), each in zip(found, tokens, strict=True)
-    ]
+    tokens = iter(renderer.tokenise([each for _, rendered in found for each in rendered]))
+    return [Row(example, texts, [next(tokens) for _ in texts]) for example, texts in found]
 
 
 def wrong_answers(renderer: Renderer, row: Row) -> int:
@@ -101,8 +108,8 @@ def wrong_answers(renderer: Renderer, row: Row) -> int:
     if len(trained) != len(answers):
         return abs(len(trained) - len(answers))
     wrong = sum(answer not in run for answer, run in zip(answers, trained, strict=True))
-    read = _letters(renderer, row.tokens.ids[~row.tokens.trained].tolist())
-    questions = [m["content"] for m in row.example.messages if m["role"] == "user"]
+    read = _letters(renderer, row.read)
+    questions = [_text(m) for m in row.example.messages if m["role"] == "user"]
     return wrong + sum(_written(renderer, text) not in read for text in questions)
 
 
@@ -113,71 +120,77 @@ def missing_ends(renderer: Renderer, row: Row) -> int:
 
 
 def wrong_beginnings(renderer: Renderer, row: Row) -> int:
-    """1 where the sample begins otherwise than with the one beginning token of the tokenizer."""
+    """Samples that begin otherwise than with the one beginning token of the tokenizer."""
     begin = renderer.tokenizer.bos_token_id
     if begin is None:
         return 0
-    ids = row.tokens.ids.tolist()
-    leading = next((n for n, token in enumerate(ids) if token != begin), len(ids))
-    expected = 1 if begin in renderer.begin_ids else min(leading, 1)
-    return int(leading != expected)
+    wrong = 0
+    for tokens in row.samples:
+        leading = next((n for n, i in enumerate(tokens.ids) if i != begin), len(tokens.ids))
+        expected = 1 if begin in renderer.begin_ids else min(leading, 1)
+        wrong += leading != expected
+    return wrong
 
 
 def wrong_prompts(renderer: Renderer, row: Row) -> int:
-    """Prompts whose tokens, as generation makes them, are not what stands before the first trained
+    """Prompts whose tokens, as generation makes them, stand in no sample before the first trained
     token of their answer.
     """
-    ids, trained = row.tokens.ids.tolist(), row.tokens.trained
-    prompts = [renderer.prompt(prompt) for prompt in prompts_of(row.example)]
+    tools = row.example.tools if isinstance(row.example, Conversation) else None
+    prompts = [renderer.prompt(prompt, tools) for prompt in prompts_of(row.example)]
     return sum(
-        ids[: len(prompt)] != prompt or not trained[len(prompt)] or bool(trained[len(prompt) - 1])
-        for prompt in prompts
-        if prompt
+        not any(_asks(tokens, prompt) for tokens in row.samples) for prompt in prompts if prompt
     )
+
+
+def _asks(tokens: Tokens, prompt: list[int]) -> bool:
+    end = len(prompt)
+    same = tokens.ids[:end].tolist() == prompt and len(tokens.ids) > end
+    return same and bool(tokens.trained[end]) and not tokens.trained[end - 1]
 
 
 def differs_again(renderer: Renderer, row: Row) -> int:
     """1 where the example gives other tokens when it is rendered again, without the others."""
     again = renderer.render(row.example, "completions")
-    (tokens,) = renderer.tokenise([again])
-    same_ids = np.array_equal(tokens.ids, row.tokens.ids)
-    same_mask = np.array_equal(tokens.trained, row.tokens.trained)
-    return int(not (again.text == row.text and same_ids and same_mask))
+    samples = renderer.tokenise(again)
+    same = again == row.rendered and all(
+        np.array_equal(one.ids, other.ids) and np.array_equal(one.trained, other.trained)
+        for one, other in zip(samples, row.samples, strict=True)
+    )
+    return int(not same)
 
 
-def count_changing(renderer: Renderer, examples: Sequence[Example]) -> int:
-    """Conversations that the template refuses or writes differently once they go on."""
+def count_changing(rows: Sequence[Row]) -> int:
+    """Conversations that become several samples, because earlier turns change."""
     several = [
-        example
-        for example in examples
-        if isinstance(example, Conversation) and len(answers_of(example)) > 1
+        row
+        for row in rows
+        if isinstance(row.example, Conversation) and len(answers_of(row.example)) > 1
     ]
     if not several:
         raise NotApplicableError("no conversation has several answers")
-    changing = 0
-    for example in several:
-        try:
-            renderer.render(example, "completions")
-        except RowError:
-            changing += 1
-    return changing
+    return sum(len(row.samples) > 1 for row in several)
 
 
 def answers_of(example: Example) -> list[str]:
     """The texts that are trained."""
     if isinstance(example, Conversation):
         given = example.messages[example.given :]
-        return [m["content"] for m in given if m["role"] == "assistant"]
+        return [_text(m) for m in given if m["role"] == "assistant"]
     return [example.completion if isinstance(example, PromptCompletion) else example.text]
 
 
-def prompts_of(example: Example) -> list[list[dict[str, object]] | str]:
+def prompts_of(example: Example) -> list[list[Message] | str]:
     """What stands before each trained answer, as it would be asked."""
     if isinstance(example, Conversation):
         places = range(example.given, len(example.messages))
         messages = example.messages
         return [messages[:n] for n in places if messages[n]["role"] == "assistant"]
     return [example.prompt] if isinstance(example, PromptCompletion) else []
+
+
+def _text(message: Message) -> str:
+    return message.get("content") or ""
 
 
 def _written(renderer: Renderer, text: str) -> str:

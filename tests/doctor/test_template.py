@@ -89,7 +89,7 @@ def test_a_template_that_drops_the_end_token_only_of_earlier_answers() -> None:
     template = LOOP + "<|im_start|>{{ m.role }}\n{{ m.content }}" + ended + ASK
     findings = examine(shared("byte_level"), template)
     assert findings["earlier turns"].difference == 2
-    assert findings["refused"].difference == 2
+    assert wrong(findings) == []
 
 
 def test_a_template_that_changes_earlier_turns_is_told() -> None:
