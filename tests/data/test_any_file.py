@@ -4,9 +4,12 @@ Right files of every kind are broken at random, byte by byte and value by value,
 `prepare`, which reads, renders, tokenises and writes.
 """
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
 import random
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,7 @@ from hone.data.sources import READERS
 from hone.errors import UserError
 from hone.recipe.schema import Data
 from tests.data.tokenizers import shared
-from tests.fuzz import Change, changed, changes, examples, soon
-
-pytestmark = pytest.mark.quick
+from tests.fuzz import Change, changed, changes, command, examples, soon
 
 CHATS = [
     {"messages": [{"role": "user", "content": f"é {n}?"}, {"role": "assistant", "content": "\n"}]}
@@ -54,9 +55,9 @@ def as_lines(rows: Any) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
 
-def as_csv(rows: Any) -> bytes:
+def as_csv(rows: Any, delimiter: str = ",") -> bytes:
     file = io.StringIO(newline="")
-    table = csv.DictWriter(file, list(rows[0]))
+    table = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
     table.writeheader()
     table.writerows(rows)
     return file.getvalue().encode()
@@ -73,7 +74,15 @@ RIGHT: dict[str, list[bytes]] = {
     ".ndjson": [as_lines(CHATS)],
     ".json": [json.dumps(rows).encode() for rows in (CHATS, {"data": PAIRS, "n": 3})],
     ".csv": [as_csv(rows) for rows in (PAIRS, TEXTS)],
+    ".tsv": [as_csv(rows, delimiter="\t") for rows in (PAIRS, TEXTS)],
+    ".txt": [b"One line\n\nand another\n"],
     ".parquet": [as_parquet(rows) for rows in (CHATS, PAIRS, TEXTS)],
+}
+assert RIGHT.keys() == READERS.keys()
+RIGHT |= {
+    ".jsonl.gz": [gzip.compress(content, mtime=0) for content in RIGHT[".jsonl"]],
+    ".csv.bz2": [bz2.compress(content) for content in RIGHT[".csv"]],
+    ".json.xz": [lzma.compress(content) for content in RIGHT[".json"]],
 }
 
 
@@ -125,20 +134,20 @@ def broken(content: bytes, made: list[tuple[int, str, bytes]]) -> bytes:
     return content
 
 
-@pytest.mark.parametrize("suffix", READERS)
+@pytest.mark.parametrize("suffix", RIGHT)
 def test_what_is_broken_is_right_before(folder: Path, suffix: str) -> None:
     assert all(prepare_or_refuse(folder, content, suffix, "stop") for content in RIGHT[suffix])
 
 
 @examples(50)
-@given(st.sampled_from(sorted(READERS)), st.binary(max_size=300), st.sampled_from(["stop", "skip"]))
+@given(st.sampled_from(sorted(RIGHT)), st.binary(max_size=300), st.sampled_from(["stop", "skip"]))
 def test_any_bytes(folder: Path, suffix: str, content: bytes, on_bad_row: str) -> None:
     prepare_or_refuse(folder, content, suffix, on_bad_row)
 
 
 @examples(80)
 @given(
-    st.sampled_from(sorted(READERS)),
+    st.sampled_from(sorted(RIGHT)),
     st.integers(0, 5),
     byte_changes,
     st.sampled_from(["stop", "skip"]),
@@ -163,6 +172,17 @@ def test_changed_rows(
     rows = changed(rows, made)
     content = as_lines(rows) if suffix == ".jsonl" else json.dumps(rows).encode()
     prepare_or_refuse(folder, content, suffix, on_bad_row)
+
+
+@examples(60)
+@given(st.sampled_from(sorted(RIGHT)), st.integers(0, 5), byte_changes)
+def test_broken_files_are_validated(
+    folder: Path, suffix: str, which: int, made: list[tuple[int, str, bytes]]
+) -> None:
+    path = folder / f"rows{suffix}"
+    path.write_bytes(broken(RIGHT[suffix][which % len(RIGHT[suffix])], made))
+    command("data", "validate", str(path))
+    command("data", "validate", str(path), "--json")
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])

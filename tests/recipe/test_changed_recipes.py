@@ -107,7 +107,6 @@ def write(folder: Path, recipe: Any) -> Path:
     return path
 
 
-@pytest.mark.quick
 @examples(200)
 @given(st.sampled_from([FULL, NEW]), changes(values, most=4))
 def test_changed_recipes_load_or_are_refused(
@@ -118,7 +117,6 @@ def test_changed_recipes_load_or_are_refused(
         load_or_refuse(path)
 
 
-@pytest.mark.quick
 @examples(100)
 @given(changes(values, most=1), st.lists(st.sampled_from(KEYS), min_size=1, max_size=4), values)
 def test_changed_recipes_with_overrides(
