@@ -8,7 +8,6 @@ and to the status. What stands for `${NAME}` in a recipe never enters the direct
 puts the name back. Left out: deleting runs, and metrics (metrics.py).
 """
 
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -17,17 +16,17 @@ import re
 import shlex
 import shutil
 import socket
-import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import hone
+from hone.concealing import conceal, mapped, reveal, variables_in
 from hone.errors import UserError, nearest
 from hone.files import (
     append_line,
@@ -37,6 +36,7 @@ from hone.files import (
     write_json,
     write_whole,
 )
+from hone.locks import Held, Holder, find_holder, held
 from hone.signals import StopRequested, accept_stop, uninterrupted
 
 if TYPE_CHECKING:
@@ -49,19 +49,6 @@ CRASHED = "crashed"  # never written: a `running` status whose lock nobody holds
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-SHORTEST_CONCEALED = 4  # characters; shorter values occur by chance in every text
-
-# The lock files this process holds, with its pid: a forked child has the entries, not the locks.
-_held_by: dict[Path, int] = {}
-
-
-@dataclass(frozen=True)
-class Holder:
-    """The process that works on a run; the fields are None while it is still writing its name."""
-
-    pid: int | None
-    host: str | None
 
 
 @dataclass(frozen=True)
@@ -132,7 +119,7 @@ class Run:
 
     def read_lock_json(self) -> dict[str, Any]:
         """lock.json: what the run's bytes depend on, `${NAME}` expanded from the environment."""
-        table: dict[str, Any] = _mapped(read_json(self.path / "lock.json") or {}, reveal)
+        table: dict[str, Any] = mapped(read_json(self.path / "lock.json") or {}, reveal)
         return table
 
     def update_lock_json(self, values: dict[str, Any]) -> None:
@@ -152,7 +139,7 @@ class Run:
 
     def conceal(self, text: str) -> str:
         """`text` with the values of the recipe's environment variables as `${NAME}` again."""
-        return _conceal(text, self._variables())
+        return conceal(text, self._variables())
 
     def version_changes(self) -> list[str]:
         """How the installed versions differ from those the run began with, in words."""
@@ -168,14 +155,7 @@ class Run:
 
     def holder(self) -> Holder | None:
         """The process that works on the run, or None; a lock left by a dead process is nobody's."""
-        path = self.path / "process.lock"
-        if _held_by.get(path) == os.getpid():  # closing the file here would let go of our own lock
-            return Holder(os.getpid(), socket.gethostname())
-        try:
-            with path.open("rb") as file:
-                return None if _try_lock(file, fcntl.LOCK_SH) else _named_holder(file)
-        except FileNotFoundError:
-            return None
+        return find_holder(self.path / "process.lock")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -183,18 +163,11 @@ class Run:
 
         The lock ends with the process, however that ends, and forked workers do not share it.
         """
-        path = self.path / "process.lock"
-        assert _held_by.get(path) != os.getpid(), "this process works on the run already"
-        with path.open("a+b", buffering=0) as file:
-            if not _lock_soon(file):
-                raise self._in_use(_named_holder(file))
-            file.truncate(0)
-            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
-            _held_by[path] = os.getpid()
-            try:
+        try:
+            with held(self.path / "process.lock"):
                 yield
-            finally:
-                del _held_by[path]
+        except Held as other:
+            raise self._in_use(other.holder) from None
 
     @contextmanager
     def attempt(self) -> Iterator[int]:
@@ -262,14 +235,11 @@ class Run:
 
     def _variables(self) -> list[tuple[str, str]]:
         """(name, value) of the environment variables the recipe names, long values first."""
-        names = sorted(set(VARIABLE.findall(json.dumps(self.resolved()))))
-        found = [(name, os.environ.get(name, "")) for name in names]
-        long_enough = [pair for pair in found if len(pair[1]) >= SHORTEST_CONCEALED]
-        return sorted(long_enough, key=lambda pair: -len(pair[1]))
+        return variables_in(json.dumps(self.resolved()))
 
     def _concealed(self, values: dict[str, Any]) -> dict[str, Any]:
         variables = self._variables()
-        concealed: dict[str, Any] = _mapped(values, lambda text: _conceal(text, variables))
+        concealed: dict[str, Any] = mapped(values, lambda text: conceal(text, variables))
         return concealed
 
 
@@ -411,62 +381,11 @@ def _is_run(path: Path) -> bool:
     return (path / "recipe.resolved.json").is_file()
 
 
-# The lock
-
-
-def _try_lock(file: IO[bytes], kind: int) -> bool:
-    try:
-        fcntl.lockf(file, kind | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
-
-
-def _lock_soon(file: IO[bytes]) -> bool:
-    """Whoever looks at the lock holds it for an instant: a few tries tell that from work."""
-    for _ in range(10):
-        if _try_lock(file, fcntl.LOCK_EX):
-            return True
-        time.sleep(0.03)
-    return False
-
-
-def _named_holder(file: IO[bytes]) -> Holder:
-    file.seek(0)
-    try:
-        named = json.loads(file.read())
-    except ValueError:
-        return Holder(None, None)
-    return Holder(named["pid"], named["host"])
-
-
 # Values
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _conceal(text: str, variables: list[tuple[str, str]]) -> str:
-    for name, value in variables:
-        text = text.replace(value, f"${{{name}}}")
-    return text
-
-
-def reveal(text: str) -> str:
-    """`text` with `${NAME}` expanded from the environment: what `Run.conceal` hid."""
-    return VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), text)
-
-
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """`value` with `change` applied to every string in it, keys aside."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: _mapped(item, change) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_mapped(item, change) for item in value]
-    return value
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,8 @@ ABOVE_THE_LINE = [
     "hub",
     "records",
     "seeds",
+    "locks",
+    "concealing",
     "runs",
     "metrics",
     "data",
