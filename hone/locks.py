@@ -5,6 +5,7 @@ is dead is nobody's; the file's text only says who holds it, also to another mac
 folder.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -49,7 +50,8 @@ def find_holder(path: Path) -> Holder | None:
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Be the only process that holds the lock; raises Held where another one does.
+    """Be the only process that holds the lock; raises Held where another one does, and
+    FileNotFoundError where the folder is gone.
 
     The lock ends with the process, however that ends, and forked workers do not share it.
     """
@@ -57,6 +59,8 @@ def held(path: Path) -> Iterator[None]:
     with path.open("a+b", buffering=0) as file:
         if not _lock_soon(file):
             raise Held(_named_holder(file))
+        if not _is_named(file, path):  # whoever held it has removed the run
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         _held_by[path] = os.getpid()
@@ -72,6 +76,13 @@ def _try_lock(file: IO[bytes], kind: int) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     return True
+
+
+def _is_named(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock_soon(file: IO[bytes]) -> bool:

@@ -5,7 +5,7 @@ process.lock stages/<n>-<method>/... (written by the stages) DONE
 
 `hone run` and `hone resume` own the moves of a run through `Run.attempt`; stages add to `lock.json`
 and to the status. What stands for `${NAME}` in a recipe never enters the directory: `Run.conceal`
-puts the name back. Left out: deleting runs, and metrics (metrics.py).
+puts the name back. Left out: deleting runs (removal.py), and metrics (metrics.py).
 """
 
 import importlib.metadata
@@ -82,6 +82,14 @@ class Run:
         """The folders of the stages that have begun, in order."""
         found = (self.path / "stages").glob("[0-9]*-*")
         return sorted(found, key=lambda folder: int(folder.name.partition("-")[0]))
+
+    def trained_nothing(self) -> bool:
+        """True where no step was trained: no row of metrics, no checkpoint, no result."""
+        if self.done:
+            return False
+        kept = ("metrics.jsonl", "checkpoints/step_*", "model")
+        found = (path for name in kept for path in self.path.glob(f"stages/*/{name}"))
+        return not any(path.is_dir() or path.stat().st_size for path in found)
 
     # What is known about the run
 
@@ -274,7 +282,7 @@ def create_run(
 def open_run(name_or_path: str | Path, runs_folder: Path) -> Run:
     """The run of that name in `runs_folder`, or at that path; UserError with the nearest name."""
     for path in (runs_folder / name_or_path, Path(name_or_path)):
-        if _is_run(path):
+        if is_run(path):
             return Run(path.resolve())
     names = [run.name for run in list_runs(runs_folder)]
     close = nearest(str(name_or_path), names)
@@ -292,7 +300,7 @@ def list_runs(runs_folder: Path) -> list[Run]:
     if not runs_folder.is_dir():
         return []
     paths = [path for path in runs_folder.iterdir() if not path.name.startswith(".")]
-    return sorted((Run(path.resolve()) for path in paths if _is_run(path)), key=_age)
+    return sorted((Run(path.resolve()) for path in paths if is_run(path)), key=_age)
 
 
 def installed_versions() -> dict[str, str | None]:
@@ -360,11 +368,17 @@ def _taken(name: str, runs_folder: Path) -> UserError:
     stem = re.sub(r"-\d{1,9}$", "", name)
     another = f"make another one: --name {stem}-{_next_number(stem, runs_folder)}"
     run = Run(runs_folder / name)
-    if not _is_run(run.path):
+    if not is_run(run.path):
         return UserError(f"`{run.path}` exists and is no run", hint=another, exit_code=2)
     message = f"a run `{name}` exists already in `{runs_folder}`; runs are never overwritten"
-    hint = f"go on with it: hone resume {run.reference}\n      or {another}"
-    return UserError(message, hint=hint, exit_code=2)
+    clean = "delete it and start anew: --clean, which asks"
+    if run.trained_nothing():
+        message = f"a run `{name}` exists already in `{runs_folder}`; it has trained no step yet"
+        clean = "start it anew: --clean, which needs no question here"
+    first = f"look at it: hone show {run.reference}"
+    if not run.done:
+        first = f"go on with it: hone resume {run.reference}"
+    return UserError(message, hint=f"{first}\n      or {another}\n      or {clean}", exit_code=2)
 
 
 def _next_number(stem: str, runs_folder: Path) -> int:
@@ -377,7 +391,8 @@ def _age(run: Run) -> tuple[str, str]:
     return (read_json(run.path / "status.json") or {}).get("created_at", ""), run.name
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
+    """True where `create_run` has made this folder."""
     return (path / "recipe.resolved.json").is_file()
 
 

@@ -26,6 +26,7 @@ ABOVE_THE_LINE = [
     "concealing",
     "runs",
     "metrics",
+    "removal",
     "data",
 ]
 BELOW_THE_LINE = [
