@@ -132,8 +132,11 @@ class Run:
 
     def update_lock_json(self, values: dict[str, Any]) -> None:
         """Merge `values` into lock.json, nested tables key by key, and write it whole."""
-        merged = _merged(self.read_lock_json(), values)
-        write_json(self.path / "lock.json", self._concealed(merged))
+        self.write_lock_json(_merged(self.read_lock_json(), values))
+
+    def write_lock_json(self, table: dict[str, Any]) -> None:
+        """Write lock.json whole, in place of what was there."""
+        write_json(self.path / "lock.json", self._concealed(table))
 
     def resolved(self) -> dict[str, Any]:
         """recipe.resolved.json: the recipe with all defaults, `${NAME}` as written."""

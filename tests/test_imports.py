@@ -28,6 +28,8 @@ ABOVE_THE_LINE = [
     "metrics",
     "removal",
     "data",
+    "provenance",
+    "changes",
 ]
 BELOW_THE_LINE = [
     "forest",

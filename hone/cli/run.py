@@ -103,11 +103,13 @@ def _check_thoroughly(loaded: "LoadedRecipe") -> None:
             raise UserError(message, hint=finding.hint, exit_code=2)
 
 
-def execute(run: "Run", console: "Console") -> None:
+def execute(run: "Run", console: "Console", *, accept_changed_data: bool = False) -> None:
     """One attempt at a run; however it ends, it is said what can be done next."""
     resume = f"hone resume {run.reference}"
     try:
-        with run.attempt():
+        with run.attempt() as attempt:
+            if accept_changed_data:
+                _accept_changed_data(run, attempt, console)
             from hone.stages.run import run_recipe
 
             run_recipe(run, console=console)
@@ -124,6 +126,16 @@ def execute(run: "Run", console: "Console") -> None:
         say(console, f"the run can go on: {resume}")
         raise
     say(console, f"finished; talk to the result: hone chat {run.reference}")
+
+
+def _accept_changed_data(run: "Run", attempt: int, console: "Console") -> None:
+    from hone.changes import accept_changed_data
+
+    changes = accept_changed_data(run, attempt)
+    if not changes:
+        say(console, "no data have changed")
+    for line in (line for change in changes for line in change.in_words()):
+        say(console, f"accepted: {line}")
 
 
 def _print_resolved(resolved: dict[str, object], origins: dict[str, str], as_json: bool) -> None:

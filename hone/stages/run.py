@@ -43,6 +43,7 @@ from hone.stages.supervised import (
     prepare_data,
     split_data,
 )
+from hone.stages.surroundings import lock_device
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ def run_recipe(run: Run, *, console: Console) -> None:
     lock_surroundings(run, recipe)
     device = choose_device(recipe.device)
     make_deterministic(device)
+    for change in lock_device(run, recipe, device):
+        run.event("device_changed", change=change)
+        message = f"warning: the result may differ, the device has changed: {change}"
+        console.print(message, highlight=False, soft_wrap=True, markup=False)
     start = prepare_base(run, recipe, console)
     for index, stage in enumerate(recipe.stages):
         result = run.stage_folder(index, stage.method) / "model"

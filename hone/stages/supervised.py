@@ -29,6 +29,7 @@ from hone.sampling import Rendering
 from hone.seeds import Indices, Order
 from hone.stages.progress import StageProgress
 from hone.stages.start import Start, build_model, check_sizes, open_tokenizer
+from hone.stages.surroundings import lock_base
 
 STATUS_EVERY_S = 1.0
 
@@ -140,6 +141,8 @@ class SupervisedStage:
         data = self.open_data(tokenizer)
         training, state = self.make_training(start, data, device)
         check_sizes(training.model, tokenizer)
+        if self.index == 0:
+            lock_base(self.run, self.recipe, start)
         log = self.folder / "log.txt"
         with StageProgress(self.console, log, self.title, data.total_steps) as progress:
             self.describe(progress, training, data, state)
@@ -178,10 +181,10 @@ class SupervisedStage:
             )
         if locked and locked["key"] != prepared.key:
             raise UserError(
-                f"`{data.path}` has changed since the run `{self.run.name}` began, "
-                "so resuming could not be exact",
-                hint="put the file back as it was, or start a new run: hone run "
-                f"{self.run.path / 'recipe.yaml'}",
+                f"{name} of stage {self.index + 1}: `{data.path}` gives other samples than when "
+                f"the run `{self.run.name}` began, so resuming could not be exact",
+                hint="put file, template, tokenizer and versions back as they were, or start a new "
+                "run",
             )
         self.lock({name: {"key": prepared.key, "sources": prepared.sources}})
         return prepared
