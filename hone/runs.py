@@ -261,23 +261,29 @@ TRACEBACK_NOTE = "the traceback is in "  # what the note on an unexpected except
 
 
 def create_run(
-    loaded: "LoadedRecipe", name: str | None, runs_folder: Path, *, stem: str = "run"
+    loaded: "LoadedRecipe",
+    name: str | None,
+    runs_folder: Path,
+    *,
+    stem: str = "run",
+    lock: dict[str, Any] | None = None,
 ) -> Run:
     """Make a run directory, whole or not at all, that can be resumed from here on.
 
     Without a name it is `<stem>-<n>` with the next free number; `stem` is the recipe's file name.
-    Raises UserError for a name that is taken or cannot be one.
+    lock: what stands in lock.json from the beginning. Raises UserError for a name that is taken or
+    cannot be one.
     """
     runs_folder = _runs_folder(runs_folder)
     if name is not None:
         _check_name(name)
-        run = _create(loaded, runs_folder / name)
+        run = _create(loaded, runs_folder / name, lock or {})
         if run is None:
             raise _taken(name, runs_folder)
         return run
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.")[:80] or "run"
     number = _next_number(stem, runs_folder)
-    while (run := _create(loaded, runs_folder / f"{stem}-{number}")) is None:
+    while (run := _create(loaded, runs_folder / f"{stem}-{number}", lock or {})) is None:
         number += 1  # another process took this one just now
     return run
 
@@ -318,7 +324,7 @@ def installed_versions() -> dict[str, str | None]:
     return versions
 
 
-def _create(loaded: "LoadedRecipe", path: Path) -> Run | None:
+def _create(loaded: "LoadedRecipe", path: Path, lock: dict[str, Any]) -> Run | None:
     """Fill a folder under a hidden name and rename it; None where the name is taken."""
     if os.path.lexists(path):
         return None
@@ -326,7 +332,7 @@ def _create(loaded: "LoadedRecipe", path: Path) -> Run | None:
     with uninterrupted():
         try:
             building.mkdir()
-            _fill(Run(building), loaded)
+            _fill(Run(building), loaded, lock)
             building.rename(path)
             sync(path.parent)
         except OSError:
@@ -338,12 +344,13 @@ def _create(loaded: "LoadedRecipe", path: Path) -> Run | None:
     return Run(path)
 
 
-def _fill(run: Run, loaded: "LoadedRecipe") -> None:
+def _fill(run: Run, loaded: "LoadedRecipe", lock: dict[str, Any]) -> None:
     write_whole(run.path / "recipe.yaml", loaded.text)
     write_json(run.path / "recipe.resolved.json", loaded.resolved)
     recipe = {"folder": str(loaded.folder), "sha256": sha256(loaded.text.encode()).hexdigest()}
     machine = {"system": platform.system(), "machine": platform.machine()}
-    run.update_lock_json({"recipe": recipe, "versions": installed_versions(), "platform": machine})
+    made = {"recipe": recipe, "versions": installed_versions(), "platform": machine}
+    run.update_lock_json({**lock, **made})
     run.event("created")
     run.write_status("created", created_at=_now())
 

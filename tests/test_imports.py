@@ -30,6 +30,8 @@ ABOVE_THE_LINE = [
     "data",
     "provenance",
     "changes",
+    "comparison",
+    "reproduction",
 ]
 BELOW_THE_LINE = [
     "forest",

@@ -55,9 +55,11 @@ class Finding:
     hint: str | None = None
 
 
-def run_recipe(run: Run, *, console: Console) -> None:
+def run_recipe(run: Run, *, console: Console, until: tuple[int, int] | None = None) -> None:
     """Do all stages that are not finished. Raises UserError and StopRequested; the caller owns the
     run's state.
+
+    until: (stage from 1, step) after which StepReached is raised.
     """
     quieten_libraries()
     recipe = run.loaded_recipe().recipe
@@ -75,7 +77,9 @@ def run_recipe(run: Run, *, console: Console) -> None:
             start = Start.at(str(result))
             continue
         run.event("stage", stage=index + 1, method=stage.method)
-        start = SupervisedStage(run, recipe, index, console).execute(start, device)
+        last_step = until[1] if until and until[0] == index + 1 else None
+        work = SupervisedStage(run, recipe, index, console, last_step)
+        start = work.execute(start, device)
 
 
 def quieten_libraries() -> None:

@@ -27,6 +27,7 @@ from hone.records import Sample
 from hone.runs import Run
 from hone.sampling import Rendering
 from hone.seeds import Indices, Order
+from hone.signals import StepReached
 from hone.stages.progress import StageProgress
 from hone.stages.start import Start, build_model, check_sizes, open_tokenizer
 from hone.stages.surroundings import lock_base
@@ -123,7 +124,9 @@ def split_data(
 class SupervisedStage:
     """One stage of a run while it works: its place, its settings and what it tells the person."""
 
-    def __init__(self, run: Run, recipe: Recipe, index: int, console: Console) -> None:
+    def __init__(
+        self, run: Run, recipe: Recipe, index: int, console: Console, last_step: int | None = None
+    ) -> None:
         self.run = run
         self.recipe = recipe
         self.index = index
@@ -132,6 +135,7 @@ class SupervisedStage:
         self.title = f"{index + 1} {self.method}"
         self.folder = run.stage_folder(index, self.method)
         self.console = console
+        self.last_step = last_step
         self.status_at = 0.0
 
     def execute(self, start: Start, device: torch.device) -> Start:
@@ -150,6 +154,8 @@ class SupervisedStage:
             def report(row: Row) -> None:
                 progress.step(row)
                 self.write_status(row, data.total_steps)
+                if "split" not in row and row["step"] == self.last_step:
+                    raise StepReached(row["step"])
 
             training.report = report
             progress.advance_to(state.step)
