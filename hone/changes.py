@@ -7,8 +7,10 @@ versions of packages (runs.py).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from hone.data.prepared import default_cache_folder, open_prepared
 from hone.errors import UserError
 from hone.provenance import FileChange, find_file_changes, find_model_changes
 from hone.runs import Run
@@ -27,6 +29,13 @@ class DataChange:
         return [f"{self.name} of stage {self.stage}: {file.in_words()}" for file in self.files]
 
 
+def unfinished_sources(run: Run) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Those of the stages that are not finished: the only ones that are read again."""
+    for stage, name, entry in locked_sources(run):
+        if not any(run.path.glob(f"stages/{stage}-*/model/manifest.json")):
+            yield stage, name, entry
+
+
 def locked_sources(run: Run) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """(stage from 1, name, {key, sources}) of every data source that the run has prepared."""
     for number, stage in sorted(run.read_lock_json().get("stages", {}).items()):
@@ -41,12 +50,26 @@ def find_data_changes(run: Run) -> list[DataChange]:
     A file that is gone is no change: what the run began with may be in the cache.
     """
     changes = []
-    for stage, name, entry in locked_sources(run):
-        if any(run.path.glob(f"stages/{stage}-*/model/manifest.json")):
-            continue
+    for stage, name, entry in unfinished_sources(run):
         there = [change for change in find_file_changes(entry["sources"]) if change.after]
         changes += [DataChange(stage, name, there)] if there else []
     return changes
+
+
+def check_there(stage: int, name: str, entry: dict[str, Any]) -> None:
+    """Raises UserError where a data file is gone, and what was prepared from it too."""
+    gone = [
+        source["path"]
+        for source in entry["sources"]
+        if "name" not in source and not Path(source["path"]).exists()  # the Hub has its own again
+    ]
+    if gone and open_prepared(entry["key"]) is None:
+        raise UserError(
+            f"{name} of stage {stage}: `{gone[0]}` is gone, and so are the tokens that were "
+            f"prepared from it (`{default_cache_folder() / entry['key']}`)",
+            hint="put the file back as it was",
+            exit_code=2,
+        )
 
 
 def find_base_changes(run: Run) -> list[FileChange]:
@@ -62,6 +85,8 @@ def check_unchanged(run: Run, *, data: bool = True) -> None:
     """Raises UserError where the base model or, if asked, the data are not those that the run began
     with.
     """
+    for stage, name, entry in unfinished_sources(run):
+        check_there(stage, name, entry)
     if base := find_base_changes(run):
         lines = "".join(f"\n  {change.in_words()}" for change in base)
         raise UserError(
