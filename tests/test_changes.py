@@ -6,45 +6,20 @@ import shutil
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from hone.cli.commands import invoke
 from hone.recipe.load import load_recipe
 from hone.runs import Run, create_run, open_run
-from hone.signals import StepReached
-from hone.stages.run import run_recipe
-from tests.workbench import NEW_MODEL, fingerprint, write_data
+from tests.workbench import fingerprint, results, work, write_bench
 
 pytestmark = pytest.mark.e2e
-
-RECIPE = """
-model: base
-threads: 1
-stages:
-  - sft:
-      data: shards
-      steps: 6
-      batch: {samples: 4}
-      adapter: {rank: 4}
-      checkpoint: {every: 2}
-      evaluation: {data: pairs.jsonl, every: 3, samples: 8}
-"""
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base model, data in two files, a recipe, and what the whole run ends in."""
     folder = tmp_path_factory.mktemp("changes")
-    write_data(folder)
-    lines = (folder / "chat.jsonl").read_text().splitlines(keepends=True)
-    (folder / "shards").mkdir()
-    for name, part in (("a", lines[:80]), ("b", lines[80:])):
-        (folder / "shards" / f"{name}.jsonl").write_text("".join(part))
-    stages = "stages:\n  - pretrain: {data: text.jsonl, steps: 1}\n"
-    (folder / "base.yaml").write_text(NEW_MODEL + stages)
-    work(create_run(load_recipe(folder / "base.yaml"), "base", folder / "made"))
-    (folder / "made/base/stages/1-pretrain/model").rename(folder / "base")
-    (folder / "recipe.yaml").write_text(RECIPE)
+    write_bench(folder)
     return folder
 
 
@@ -66,15 +41,6 @@ def run(bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     work(made, until=(1, 3))
     assert made.status()["state"] == "stopped"
     return made
-
-
-def work(run: Run, until: tuple[int, int] | None = None) -> None:
-    """One attempt, ended after a step where `until` says so."""
-    try:
-        with run.attempt():
-            run_recipe(run, console=Console(quiet=True), until=until)
-    except StepReached:
-        pass
 
 
 def change(path: Path) -> None:
@@ -198,9 +164,3 @@ def test_what_the_run_was_made_with_is_locked(run: Run) -> None:
     assert len(lock["date"]) == 10
     assert lock["stages"]["1"]["precision"] in ("bf16", "fp32")
     assert open_run("first", run.path.parent).read_lock_json() == lock
-
-
-def results(found: dict[str, str]) -> dict[str, str]:
-    """What does not name the base model's folder: all but an adapter's configuration."""
-    named = ("adapter_config.json", "manifest.json")
-    return {name: value for name, value in found.items() if not name.endswith(named)}
