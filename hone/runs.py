@@ -212,10 +212,11 @@ class Run:
 
     def _begin(self, number: int) -> None:
         here = {"pid": os.getpid(), "host": socket.gethostname()}
-        self.write_status(
-            "running", attempt=number, **here, started_at=_now(), ended_at=None, message=None
-        )
-        self.event("attempt", attempt=number, **here)
+        with uninterrupted():  # attempts are counted by their events
+            self.write_status(
+                "running", attempt=number, **here, started_at=_now(), ended_at=None, message=None
+            )
+            self.event("attempt", attempt=number, **here)
         if changes := self.version_changes():
             self.event("versions_changed", changes=changes)
 
@@ -238,7 +239,8 @@ class Run:
         who, hint = "another process", "try again in a moment"
         if holder.pid:
             who = f"process {holder.pid} on host `{holder.host}`"
-            hint = f"wait until it ends, or stop it there: kill {holder.pid}"
+            there = "" if holder.host == socket.gethostname() else f" on {holder.host}"
+            hint = f"wait until it ends, or stop it{there}: kill {holder.pid}"
         message = f"the run `{self.name}` is being worked on by {who}"
         return UserError(message, hint=hint, exit_code=2)
 
