@@ -146,7 +146,7 @@ def _compare_metrics(
         if row is None or found is None:
             differences.append(Difference(where, "the row", row, found))
             break
-        fields = dict.fromkeys([*row, *found])
+        fields = dict.fromkeys(["loss", *row, *found])
         field = next(field for field in fields if row.get(field) != found.get(field))
         differences.append(Difference(where, field, row.get(field), found.get(field)))
         break

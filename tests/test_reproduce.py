@@ -129,7 +129,7 @@ def test_one_changed_byte_of_what_goes_in_is_named(
         flip(path, position)
     found = json.loads(out)
     assert "stage 1-sft, " in found["first"]["where"]
-    assert found["first"]["what"] in ("loss", "grad_norm")
+    assert found["first"]["what"] in ("loss", "accuracy", "grad_norm")
     assert any(path.name in each["what"] for each in found["surroundings"])
 
 
