@@ -278,7 +278,7 @@ def create_run(
     """
     runs_folder = _runs_folder(runs_folder)
     if name is not None:
-        _check_name(name)
+        check_name(name)
         run = _create(loaded, runs_folder / name, lock or {})
         if run is None:
             raise _taken(name, runs_folder)
@@ -366,7 +366,8 @@ def _runs_folder(path: Path) -> Path:
     return path.resolve()
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises UserError, with a name that is close, for one that no run can have."""
     if NAME.fullmatch(name):
         return
     valid = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:100] or "first"

@@ -79,8 +79,9 @@ def run(
 def _run_to_replace(loaded: "LoadedRecipe", name: str, runs: Path, yes: bool) -> "Run | None":
     """The run that `--clean` deletes, after all that could stand against it, and the question."""
     from hone.removal import check_removable, find_holdings, uses
-    from hone.runs import Run, is_run
+    from hone.runs import Run, check_name, is_run
 
+    check_name(name)
     old = Run(runs.resolve() / name)
     if not is_run(old.path):
         return None  # nothing is there, or `create_run` says what is

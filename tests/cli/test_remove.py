@@ -104,6 +104,15 @@ def test_a_faulty_recipe_does_not_cost_a_run(
     assert (run.stage_folder(0, "sft") / "metrics.jsonl").exists()
 
 
+def test_clean_reaches_no_run_elsewhere(
+    run: Run, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", str(recipe), "--clean", "--yes", "--runs", str(tmp_path / "others")]
+    assert invoke([*words, "--name", "../runs/first"]) == 2
+    assert "cannot be the name" in capsys.readouterr().err
+    assert run.path.exists()
+
+
 def test_clean_is_for_a_name(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke(["run", str(recipe), "--clean"]) == 2
     assert "--name" in capsys.readouterr().err
