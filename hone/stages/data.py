@@ -165,28 +165,34 @@ def split_data(
 def draw_held_out(prepared: Joined, share: float, seed: int) -> tuple[list[Indices], Indices]:
     """(training samples of each set, ascending; held out, as they were drawn).
 
-    Of several sets each gives its part, but never its last sample. A pure function of the seed and
-    the sets' sizes. Raises UserError where nothing can be held out.
+    Of several sets each gives its part of the rows, but never its last one; the samples of a row
+    stay together. A pure function of the seed and the sets' rows. Raises UserError where nothing
+    can be held out.
     """
-    sizes = [len(each) for each in prepared.sets]
-    if len(sizes) == 1:
+    if len(prepared.sets) == 1:
         training, drawn = split_held_out(prepared.sets[0], share, seed)
         return [training], drawn
-    total = sum(sizes)
-    parts = apportion(min(max(round(total * share), 1), total - 1), sizes)
-    counts = [min(part, size - 1) for part, size in zip(parts, sizes, strict=True)]
+    rows = [len(each.row_borders) - 1 for each in prepared.sets]
+    total = sum(rows)
+    parts = apportion(min(max(round(total * share), 1), total - 1), rows)
+    counts = [min(part, size - 1) for part, size in zip(parts, rows, strict=True)]
     if not any(counts):
         raise UserError(
-            f"of {total} samples in {len(sizes)} data sets none can be held out for evaluation: "
-            "expected a set with at least 2",
+            f"of {total} rows with samples in {len(rows)} data sets none can be held out for "
+            "evaluation: expected a set with at least 2",
             hint="leave `evaluation` out, or name other data for it: evaluation: {data: ...}",
         )
-    orders = [
-        shuffle(size, seed, "held out", index) + prepared.borders[index]
-        for index, size in enumerate(sizes)
+    held_out = [
+        each.samples_of_rows(shuffle(size, seed, "held out", index)[:count])
+        for index, (each, size, count) in enumerate(zip(prepared.sets, rows, counts, strict=True))
     ]
-    drawn = np.concatenate([order[:count] for order, count in zip(orders, counts, strict=True)])
-    training_sets = [np.sort(order[count:]) for order, count in zip(orders, counts, strict=True)]
+    training_sets = [
+        np.setdiff1d(np.arange(len(each)), drawn) + begin
+        for each, drawn, begin in zip(prepared.sets, held_out, prepared.borders, strict=False)
+    ]
+    drawn = np.concatenate(
+        [drawn + begin for drawn, begin in zip(held_out, prepared.borders, strict=False)]
+    )
     return training_sets, drawn[shuffle(len(drawn), seed, "held out")]
 
 
