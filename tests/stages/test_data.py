@@ -198,26 +198,16 @@ def test_a_mixed_run_is_killed_and_resumed_to_the_same_bytes(tmp_path: Path) -> 
         time.sleep(0.01)
     kill(process)
     assert process.returncode == -signal.SIGKILL
+    pairs = folder / "pairs.jsonl"
+    before = pairs.read_bytes()
+    pairs.write_bytes(before + b'{"prompt": "1 plus 1 is", "completion": " 2"}\n')
+    printed = hone(folder, "resume", "first", expect=1)
+    assert "pairs.jsonl` has changed since the run" in printed
+    pairs.write_bytes(before)
     for name in ("chat", "pairs", "text"):  # all that is needed is in the cache
         (folder / f"{name}.jsonl").rename(folder / f"{name}.away")
     hone(folder, "resume", "first")
     assert fingerprint(run) == expected
-
-
-@pytest.mark.e2e
-def test_a_data_set_that_has_changed_is_named(tmp_path: Path) -> None:
-    folder = mixed_folder(tmp_path)
-    process = start(folder, "run", "recipe.yaml", "--name", "first")
-    metrics = folder / "runs" / "first" / "stages" / "1-sft" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while process.poll() is None and len(read_metrics(metrics)) < 5:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    kill(process)
-    with (folder / "pairs.jsonl").open("a") as file:
-        file.write(json.dumps({"prompt": "1 plus 1 is", "completion": " 2"}) + "\n")
-    printed = hone(folder, "resume", "first", expect=1)
-    assert "pairs.jsonl` has changed since the run" in printed
 
 
 def test_the_check_says_what_an_epoch_is_made_of(
