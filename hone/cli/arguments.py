@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hone.cli.completion import complete_overrides
 from hone.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -53,7 +54,11 @@ Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YA
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Values that win over the recipe's: sft.steps=50"),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Values that win over the recipe's: sft.steps=50",
+        autocompletion=complete_overrides,
+    ),
 ]
 
 RunName = Annotated[

@@ -30,6 +30,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "quickstart": Command("hone.cli.quickstart:quickstart", "Train a small model from nothing."),
+    "init": Command("hone.cli.init:init", "Write a recipe."),
     "check": Command("hone.cli.check:check", "Find what is wrong with a recipe."),
     "run": Command("hone.cli.run:run", "Train what a recipe says."),
     "resume": Command("hone.cli.resume:resume", "Go on with a run that was stopped or failed."),
@@ -44,6 +45,9 @@ COMMANDS = {
     "data validate": Command("hone.cli.data_validate:validate", "Find rows that cannot be used."),
     "data split": Command(
         "hone.cli.data_split:split", "Split data into training and evaluation files."
+    ),
+    "recipe show": Command(
+        "hone.cli.recipe_show:show", "Print a profile, or a recipe with all its values."
     ),
     "recipe schema": Command("hone.cli.recipe_schema:schema", "Print a recipe's JSON Schema."),
     "version": Command("hone.cli.version:version", "Print the versions that matter."),

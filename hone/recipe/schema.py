@@ -127,6 +127,18 @@ class Columns(Node):
     """What the model is to answer: text, or a list of messages."""
     messages: str = "messages"
     """A conversation: a list of {role, content}."""
+    conversations: str = "conversations"
+    """A conversation: a list of {from, value}, as ShareGPT has them."""
+    instruction: str = "instruction"
+    """What is asked."""
+    input: str = "input"
+    """What the instruction is about; may be missing or empty."""
+    output: str = "output"
+    """The answer to an instruction."""
+    system: str | None = "system"
+    """A system turn's text for a row's conversation, where a row has one; null never reads it."""
+    tools: str | None = "tools"
+    """What may be called in a conversation: a list, or one as JSON text; null never reads it."""
 
 
 class Data(Node):
@@ -139,12 +151,15 @@ class Data(Node):
     data set."""
     split: str | None = None
     """The split of a Hub data set, `train` when left out; files have none."""
-    format: Literal["auto", "text", "prompt_completion", "messages"] = "auto"
+    format: Literal[
+        "auto", "text", "prompt_completion", "messages", "conversations", "instruction"
+    ] = "auto"
     """How rows are read; `auto` recognises it from the keys of the first row."""
     columns: Columns = Columns()
     """Column names that differ from the usual ones."""
     template: Annotated[str, place("template")] = "auto"
-    """Chat template: `auto` (the tokenizer's own, else ChatML), `chatml`, or a Jinja file."""
+    """Chat template: `auto` (the tokenizer's own, else ChatML), `chatml`, `alpaca`, `llama`, or a
+    Jinja file."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What happens at a row that cannot be read: stop and name it, or skip and count it."""
 
@@ -290,6 +305,15 @@ class SGD(Node):
 Optimizer = Annotated[AdamW | SGD, Field(discriminator="type"), type_left_out("adamw")]
 
 
+class WarmUp(Node):
+    """Steps of linear warm-up, and fewer in a short stage."""
+
+    steps: Annotated[int, Field(ge=0)]
+    """Steps of linear warm-up."""
+    at_most: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """The largest share of the stage's steps that they may be."""
+
+
 class Checkpoint(Node):
     """What is kept on the way."""
 
@@ -315,6 +339,8 @@ class TrainingStage(Node):
 
     alternatives: ClassVar[tuple[str, ...]] = ("epochs", "steps")
 
+    profile: str | None = None
+    """Where values come from that are not given here: `chat`, `instruction`, `code` or a file."""
     data: Data | Annotated[list[MixedData], Field(min_length=1)]
     """The training data: a path, or `path` with how to read it, or a list of several of these."""
     evaluation: Evaluation | None = None
@@ -329,16 +355,16 @@ class TrainingStage(Node):
     """The highest learning rate, reached after the warm-up."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after the warm-up: to zero at the last step, or not at all."""
-    warmup: Annotated[int, Field(ge=0)] | Share = 0
-    """Steps of linear warm-up (a whole number) or their share of all steps (below 1)."""
+    warmup: Annotated[int, Field(ge=0)] | Share | WarmUp = 0
+    """Steps of linear warm-up (a whole number), their share of all steps (below 1), or both."""
     optimizer: Optimizer = AdamW()
     """The rule that turns gradients into updates."""
     max_grad_norm: PositiveFloat | None = 1.0
     """Gradients are scaled down to this norm; null leaves them as they are."""
     max_tokens: PositiveInt = 2048
     """The longest sample, in tokens."""
-    overlong: Literal["keep_start", "keep_end", "drop"] = "keep_start"
-    """What happens to longer samples."""
+    overlong: Literal["keep_start", "keep_end", "drop", "split"] = "keep_start"
+    """What happens to longer samples; `split` makes several (of conversations, between turns)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of frozen weights and arithmetic; `auto` goes by the device and is printed."""
     gradient_checkpointing: bool = False
@@ -385,7 +411,8 @@ class TrainingStage(Node):
         if self.steps is not None and isinstance(self.warmup, int) and self.warmup >= self.steps:
             raise ValueError(
                 f"`warmup` is {self.warmup} steps and the stage has {self.steps}: "
-                "expected fewer, so that something is trained at the full rate"
+                "expected fewer, so that something is trained at the full rate, "
+                f"or {{steps: {self.warmup}, at_most: 0.1}}, which is cut where it must be"
             )
         return self
 

@@ -34,6 +34,7 @@ from hone.errors import UserError
 from hone.hub import find_model
 from hone.memory import in_words, is_out_of_memory, use_memory_limit
 from hone.models import first_line, load_tokenizer, new_model, save_model
+from hone.optim import describe_cut_warmup
 from hone.recipe.load import LoadedRecipe
 from hone.recipe.schema import Data, Lora, NewModel, Recipe, TrainedTokenizer
 from hone.runs import Run
@@ -260,10 +261,12 @@ def check_stage(loaded: LoadedRecipe, index: int) -> list[str]:
     data = split_data(settings, prepared, held_out, loaded.recipe.seed, index)
     counts = prepared.report
     left_out = counts["dropped_overlong"] + counts["dropped_untrained"] + counts["skipped_rows"]
+    cut_warmup = describe_cut_warmup(settings, data.total_steps)
     return [
         f"{counts['samples']:,} samples, {counts['tokens']:,} tokens, "
         f"{counts['trained_tokens']:,} trained, {counts['truncated']:,} truncated, "
-        f"{left_out:,} left out, {len(data.held_out):,} held out, {data.total_steps:,} steps",
+        f"{left_out:,} left out, {len(data.held_out):,} held out, {data.total_steps:,} steps"
+        + (f"; {cut_warmup}" if cut_warmup else ""),
         *describe_sets(settings, data),
         *describe_repeats(data),
     ]

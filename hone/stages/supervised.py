@@ -23,7 +23,7 @@ from hone.forecast import check_disk
 from hone.losses import LOSSES
 from hone.metrics import Row
 from hone.models import choose_token_budget, save_model
-from hone.optim import make_optimizer
+from hone.optim import describe_cut_warmup, make_optimizer
 from hone.recipe.schema import Data, Full, Lora, Recipe, Sft, TrainingStage
 from hone.runs import Run
 from hone.sampling import Rendering
@@ -176,7 +176,10 @@ class SupervisedStage:
         total = sum(p.numel() for p in model.module.parameters())
         dropped = {
             name: report[name]
-            for name in ("truncated", "dropped_overlong", "dropped_untrained", "skipped_rows")
+            for name in (
+                *("truncated", "split_turns", "split_overlong"),
+                *("dropped_overlong", "dropped_untrained", "skipped_rows"),
+            )
             if report[name]
         }
         counted = "".join(
@@ -193,9 +196,11 @@ class SupervisedStage:
             f"precision {compute}: {model.precision.reason}",
             f"layout {model.layout}{reason}, {training.token_budget:,} tokens at once",
             str(check_disk(training)),
+            describe_cut_warmup(self.settings, data.total_steps),
             f"step {state.step} of {data.total_steps}",
         ):
-            progress.say(f"{self.title}: {line}")
+            if line:
+                progress.say(f"{self.title}: {line}")
 
     def describe_end(
         self, progress: StageProgress, training: Training, state: CheckpointState

@@ -87,13 +87,26 @@ DATA = {
     "path": case("path=other.jsonl"),
     "split": case("split=test", start="path=acme/tiny"),
     "format": case(
-        "format=auto", "format=prompt_completion", "format=messages", start="format=text"
+        "format=auto",
+        "format=prompt_completion",
+        "format=messages",
+        "format=conversations",
+        "format=instruction",
+        start="format=text",
     ),
     "columns.text": case("columns.text=body", start="format=text"),
     "columns.prompt": case("columns.prompt=question", start="format=prompt_completion"),
     "columns.completion": case("columns.completion=answer", start="format=prompt_completion"),
     "columns.messages": case("columns.messages=dialogue", start="format=messages"),
-    "template": case("template=chatml", "template=brackets.jinja"),
+    "columns.conversations": case("columns.conversations=turns", start="format=conversations"),
+    "columns.instruction": case("columns.instruction=task", start="format=instruction"),
+    "columns.input": case("columns.input=context", start="format=instruction"),
+    "columns.output": case("columns.output=reply", start="format=instruction"),
+    "columns.system": case("columns.system=persona", start="format=messages"),
+    "columns.tools": case(
+        "columns.tools=functions", start=("format=messages", "template=tools.jinja")
+    ),
+    "template": case("template=chatml", "template=alpaca", "template=brackets.jinja"),
     "on_bad_row": case("on_bad_row=skip", start="path=broken.jsonl", differs="error"),
 }
 
@@ -104,6 +117,7 @@ STOPPING = ("steps=6", "evaluation.early_stopping={patience: 2}")
 EXPLODING = ("learning_rate=1e30", "optimizer={type: sgd}", "checkpoint.every=9", "steps=3")
 
 STAGE = {
+    "profile": case("profile=constant.yaml"),
     "data": case("data=[rows.jsonl, other.jsonl]", differs="weights printed"),
     "data.weight": case("data[0].weight=3", start=SETS, differs="weights printed"),
     "evaluation": case("evaluation=null", differs="metrics"),
@@ -144,6 +158,10 @@ STAGE = {
     "learning_rate": case("learning_rate=0.02"),
     "schedule": case("schedule=linear", "schedule=constant"),
     "warmup": case("warmup=1", "warmup=0.5"),
+    "warmup.steps": case("warmup.steps=2", start="warmup={steps: 1, at_most: 0.9}"),
+    "warmup.at_most": case(
+        "warmup.at_most=0.4", start="warmup={steps: 2, at_most: 0.9}", differs="weights printed"
+    ),
     "optimizer.adamw.type": case("optimizer={type: adamw}", start="optimizer={type: sgd}"),
     "optimizer.adamw.betas": case("optimizer.betas=[0.8, 0.999]", "optimizer.betas=[0.9, 0.9]"),
     "optimizer.adamw.epsilon": case("optimizer.epsilon=0.001"),
@@ -153,7 +171,12 @@ STAGE = {
     "optimizer.sgd.weight_decay": case("optimizer.weight_decay=0.1", start="optimizer={type: sgd}"),
     "max_grad_norm": case("max_grad_norm=0.01", "max_grad_norm=null"),
     "max_tokens": case("max_tokens=40", differs="weights printed"),
-    "overlong": case("overlong=keep_end", "overlong=drop", start="max_tokens=40"),
+    "overlong": case(
+        "overlong=keep_end",
+        "overlong=drop",
+        "overlong=split",
+        start=("max_tokens=15", "data.format=text"),
+    ),
     "precision": case("precision=bf16"),
     "gradient_checkpointing": case("gradient_checkpointing=true", differs="kept", same="weights"),
     "layout": case("layout=padded", start="model=bloom", differs="printed"),
@@ -231,6 +254,18 @@ TOGETHER = {
         differs="metrics",
         same="weights",
     ),
+    "a stage goes on with the adapter settings of the one before": case(
+        "sft[1].adapter={rank: 3, dropout: 0.5}",
+        start=(TWO_STAGES, "sft[0].adapter={rank: 3, dropout: 0.5}"),
+        differs="",
+        same="weights metrics printed",
+    ),
+    "the adapter of a later stage may be another one": case(
+        "sft[1].adapter={rank: 2}",
+        "sft[1].adapter={type: full}",
+        start=(TWO_STAGES, "sft[0].adapter={rank: 3}"),
+        differs="weights printed",
+    ),
     "dropout of an adapter that goes on": case("sft[1].adapter.dropout=0.5", start=TWO_STAGES),
     "layers of an adapter that could go on": case(
         "sft[1].adapter.targets=all",
@@ -273,6 +308,10 @@ TOGETHER = {
 REFUSED = {
     ("sft.data.split=train",): "data.split: files have no splits",
     ("sft.data.columns.prompt=question",): "`columns.prompt` is `question`, but the rows are read",
+    ("sft.data.columns.input=context",): "`columns.input` is `context`, but the rows are read",
+    ("sft.data.columns.tools=function",): "no column `function`; the columns are",
+    ("sft.data.format=text", "sft.data.columns.system=null"): "`columns.system` is `null`, but",
+    ("sft.data.template=llama",): "needs tokens that the tokenizer does not have",
     ("sft.evaluation={share: 0.5, data: other.jsonl}",): "exactly one of `share` and `data`",
     ("sft.data=[{path: rows.jsonl, weight: 2}]",): "`weight` has no effect on a single data set",
     ("sft.data={path: rows.jsonl, weight: 2}",): "it belongs to the items of a list",
@@ -462,6 +501,9 @@ def make_rows(first: int, count: int, place: str = "before") -> list[dict[str, A
     def chat(question: str, answer: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
+    def said(question: str, answer: str) -> list[dict[str, str]]:
+        return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+
     rows = []
     for n in range(first, first + count):
         more = " and so on" * (n % 4)
@@ -475,21 +517,34 @@ def make_rows(first: int, count: int, place: str = "before") -> list[dict[str, A
                 "answer": f" It is {n + 1}{more}",
                 "messages": chat(f"What is after {n}?", f"It is {n + 1}{more}."),
                 "dialogue": chat(f"Count on from {n}.", f"{n + 1}{more}."),
+                "conversations": said(f"What is after {n}?", f"{n + 1}{more}"),
+                "turns": said(f"Which one follows {n}?", f"{n + 1}{more}"),
+                "instruction": f"Say what follows {n}.",
+                "task": f"Count on from {n}.",
+                "input": f"{n}",
+                "context": f"The number is {n}.",
+                "output": f"{n + 1}{more}",
+                "reply": f"That is {n + 1}{more}",
+                "persona": "You can count.",
+                "functions": [{"name": "count", "parameters": {"from": n}}],
             }
         )
     return rows
 
 
 def write_rows(folder: Path) -> None:
-    """rows.jsonl, other.jsonl, broken.jsonl, and a chat template."""
+    """rows.jsonl, other.jsonl, broken.jsonl, and two chat templates."""
     rows, other = make_rows(10, 16), make_rows(50, 12, place="ahead of")
     for name, written in (("rows", rows), ("other", other), ("broken", [*rows, {"a": 1}])):
         lines = "".join(json.dumps(row) + "\n" for row in written)
         (folder / f"{name}.jsonl").write_text(lines)
+    (folder / "constant.yaml").write_text("schedule: constant\n")
     (folder / "brackets.jinja").write_text(
         "{% for m in messages %}[{{ m.role }}] {{ m.content }}<|im_end|>{% endfor %}"
         "{% if add_generation_prompt %}[assistant] {% endif %}"
     )
+    shown = "{% if tools %}{{ tools | tojson }}{% endif %}"
+    (folder / "tools.jinja").write_text(shown + (folder / "brackets.jinja").read_text())
 
 
 def write_models(folder: Path) -> None:

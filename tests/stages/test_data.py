@@ -154,6 +154,17 @@ def test_conversations_with_different_templates_do_not_go_together(tmp_path: Pat
     assert joined.template == Path(own).read_text()
 
 
+@pytest.mark.quick
+def test_a_profile_goes_into_every_data_set(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").touch()
+    recipe = tmp_path / "recipe.yaml"
+    sets = "[a.jsonl, {path: b.jsonl, template: auto}]"
+    recipe.write_text(f"model: acme/base\nstages: [{{sft: {{profile: chat, data: {sets}}}}}]\n")
+    settings = load_recipe(recipe).recipe.stages[0].settings
+    assert [data.template for data in settings.data_sets] == ["chatml", "auto"]
+
+
 MIXED = (
     NEW_MODEL
     + """
