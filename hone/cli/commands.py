@@ -39,15 +39,15 @@ COMMANDS = {
     "generate": Command("hone.cli.generate:generate", "Let a run's result answer prompts."),
     "chat": Command("hone.cli.chat:chat", "Talk to a run's result."),
     "data show": Command("hone.cli.data_show:show", "Print samples as the model will see them."),
+    "recipe show": Command(
+        "hone.cli.recipe_show:show", "Print a profile, or a recipe with all its values."
+    ),
     "data prepare": Command("hone.cli.data_prepare:prepare", "Tokenise all data of a recipe."),
     "data list": Command("hone.cli.data_list:list_cache", "List the tokenised data in the cache."),
     "data stats": Command("hone.cli.data_stats:stats", "Count what is in data."),
     "data validate": Command("hone.cli.data_validate:validate", "Find rows that cannot be used."),
     "data split": Command(
         "hone.cli.data_split:split", "Split data into training and evaluation files."
-    ),
-    "recipe show": Command(
-        "hone.cli.recipe_show:show", "Print a profile, or a recipe with all its values."
     ),
     "recipe schema": Command("hone.cli.recipe_schema:schema", "Print a recipe's JSON Schema."),
     "version": Command("hone.cli.version:version", "Print the versions that matter."),

@@ -87,6 +87,11 @@ class Joined:
         found = self.set_of(index)
         return self.sets[found].place(index - self.borders[found])
 
+    def part(self, index: int) -> tuple[int, int]:
+        """Which of its row's samples this is, from 1, and how many there are."""
+        found = self.set_of(index)
+        return self.sets[found].part(index - self.borders[found])
+
 
 def join(sets: Sequence[Prepared], names: Sequence[str]) -> Joined:
     """The data sets of a stage. Raises UserError where conversations are rendered with different

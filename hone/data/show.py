@@ -92,8 +92,8 @@ def samples_as_json(
             "sample": i,
             "set": prepared.set_of(i),
             "place": prepared.place(i),
-            "part": part_of_row(prepared, i)[0],
-            "parts": part_of_row(prepared, i)[1],
+            "part": prepared.part(i)[0],
+            "parts": prepared.part(i)[1],
             "num_tokens": int(prepared.lengths[i]),
             "num_trained": int(prepared.trained[i]),
             "text": tokenizer.decode(prepared.sample(i).segments[0].tokens.tolist()),
@@ -176,27 +176,10 @@ def _visible(text: str) -> str:
 
 def _title(prepared: Joined, index: int) -> str:
     tokens, trained = prepared.lengths[index], prepared.trained[index]
-    among = f", data[{prepared.set_of(index)}]" if len(prepared.sets) > 1 else ""
-    part, parts = part_of_row(prepared, index)
+    part, parts = prepared.part(index)
     place = prepared.place(index) + (f", part {part} of {parts}" if parts > 1 else "")
+    among = f", data[{prepared.set_of(index)}]" if len(prepared.sets) > 1 else ""
     return f"sample {index} of {len(prepared)}{among}, {place}: {tokens} tokens, {trained} trained"
-
-
-def part_of_row(prepared: Joined, index: int) -> tuple[int, int]:
-    """Which of its row's samples this is, from 1, and how many there are; they stand together."""
-    found = prepared.set_of(index)
-    data = prepared.sets[found]
-    here = index - prepared.borders[found]
-
-    def origin(i: int) -> tuple[int, int]:
-        return int(data.arrays["files"][i]), int(data.arrays["rows"][i])
-
-    first, last = here, here + 1
-    while first > 0 and origin(first - 1) == origin(here):
-        first -= 1
-    while last < len(data) and origin(last) == origin(here):
-        last += 1
-    return here - first + 1, last - first
 
 
 def _indices(prepared: Joined, count: int, start: int) -> range:

@@ -261,14 +261,13 @@ def check_stage(loaded: LoadedRecipe, index: int) -> list[str]:
     data = split_data(settings, prepared, held_out, loaded.recipe.seed, index)
     counts = prepared.report
     left_out = counts["dropped_overlong"] + counts["dropped_untrained"] + counts["skipped_rows"]
-    cut_warmup = describe_cut_warmup(settings, data.total_steps)
     return [
         f"{counts['samples']:,} samples, {counts['tokens']:,} tokens, "
         f"{counts['trained_tokens']:,} trained, {counts['truncated']:,} truncated, "
-        f"{left_out:,} left out, {len(data.held_out):,} held out, {data.total_steps:,} steps"
-        + (f"; {cut_warmup}" if cut_warmup else ""),
+        f"{left_out:,} left out, {len(data.held_out):,} held out, {data.total_steps:,} steps",
         *describe_sets(settings, data),
         *describe_repeats(data),
+        *filter(None, [describe_cut_warmup(settings, data.total_steps)]),
     ]
 
 

@@ -120,6 +120,33 @@ def test_every_set_gives_its_part_to_the_held_out_samples(tmp_path: Path) -> Non
     assert first.tolist() == data.held_out.indices[:5].tolist()
 
 
+def test_the_samples_of_a_row_are_held_out_together(tmp_path: Path) -> None:
+    long = [[{"text": f"{s} {i} " + "word " * (9 * (i % 5))} for i in range(40)] for s in range(2)]
+    for name, rows in enumerate(long):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(lines)
+    settings: dict[str, Any] = {"max_tokens": 20, "overlong": "split", "train_on": "all"}
+    cache = tmp_path / "cache"
+    joined = Joined(
+        tuple(
+            prepare(
+                Data(path=str(tmp_path / f"{name}.jsonl")),
+                shared("byte_level"),
+                cache_folder=cache,
+                **settings,
+            )
+            for name in range(2)
+        )
+    )
+    assert len(joined) > 120
+    data = split_data(stage(0, 0, evaluation={"share": 0.25}), joined, None, 3, 0)
+    held_out = [joined.place(int(i)) for i in data.held_out.indices]
+    trained = {joined.place(int(i)) for i in data.training.indices}
+    assert len(set(held_out)) == 20 < len(held_out)
+    assert not trained & set(held_out)
+    assert len(data.training) + len(data.held_out) == len(joined)
+
+
 def test_sets_of_one_sample_cannot_be_held_out(tmp_path: Path) -> None:
     joined = prepared_sets(tmp_path, 1, 1)
     with pytest.raises(UserError, match="none can be held out"):
