@@ -206,7 +206,7 @@ def _try_forest(model: LanguageModel, expected: torch.Tensor) -> str:
     """Switch to the forest's attention and compare; returns why it cannot be used, or ""."""
     try:
         model.causal.set_attn_implementation(FOREST)
-        distance = _relative(_batch_logprobs(model), expected)
+        distance = relative_distance(_batch_logprobs(model), expected)
     except (UnsupportedAttention, ValueError, TypeError, AttributeError) as error:
         return first_line(error)
     except AssertionError:
@@ -218,7 +218,7 @@ def _try_forest(model: LanguageModel, expected: torch.Tensor) -> str:
 
 
 def _check_head(model: LanguageModel, expected: torch.Tensor) -> None:
-    distance = _relative(_batch_logprobs(model), expected)
+    distance = relative_distance(_batch_logprobs(model), expected)
     if distance > PROBE_LIMIT[model.precision.compute]:
         raise UserError(
             "cannot reproduce the log-probabilities of this model: they differ from its own "
@@ -227,7 +227,7 @@ def _check_head(model: LanguageModel, expected: torch.Tensor) -> None:
         )
 
 
-def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+def relative_distance(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Distance of log-probabilities against the spread of the expected ones."""
     found, expected = found.double().cpu(), expected.double().cpu()
     distance = (

@@ -51,6 +51,7 @@ BELOW_THE_LINE = [
     "fit",
     "sampling",
     "stages",
+    "doctor",
     "evaluate",
     "plots",
     "quickstart",

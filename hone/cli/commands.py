@@ -52,6 +52,7 @@ COMMANDS = {
         "hone.cli.data_split:split", "Split data into training and evaluation files."
     ),
     "recipe schema": Command("hone.cli.recipe_schema:schema", "Print a recipe's JSON Schema."),
+    "doctor": Command("hone.cli.doctor:doctor", "Test the mathematics on a model of yours."),
     "version": Command("hone.cli.version:version", "Print the versions that matter."),
 }
 

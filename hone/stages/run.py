@@ -307,16 +307,20 @@ def load_result(run: Run, stage: int | str | None = None) -> Artifact:
     run began.
     """
     quieten_libraries()
+    device = choose_device(run.loaded_recipe().recipe.device)
+    return load_artifact(find_result(run, stage), device)
+
+
+def find_result(run: Run, stage: int | str | None = None) -> str:
+    """The folder (of a base, perhaps the Hub id) of what `load_result` loads."""
     recipe = run.loaded_recipe().recipe
-    device = choose_device(recipe.device)
     if stage == "base":
-        base = run.path / "base" if isinstance(recipe.model, NewModel) else recipe.model
-        return load_artifact(str(base), device)
+        return str(run.path / "base") if isinstance(recipe.model, NewModel) else recipe.model
     results = [run.stage_folder(n, s.method) / "model" for n, s in enumerate(recipe.stages)]
     wanted = results if stage is None else [results[int(stage)]]
     for result in reversed(wanted):
         if result.exists():
-            return load_artifact(str(result), device)
+            return str(result)
     raise UserError(
         f"the run `{run.name}` has no finished stage yet", hint=f"hone resume {run.reference}"
     )

@@ -239,8 +239,9 @@ def test_a_mixed_run_is_killed_and_resumed_to_the_same_bytes(tmp_path: Path) -> 
     pairs = folder / "pairs.jsonl"
     before = pairs.read_bytes()
     pairs.write_bytes(before + b'{"prompt": "1 plus 1 is", "completion": " 2"}\n')
-    printed = hone(folder, "resume", "first", expect=1)
-    assert "pairs.jsonl` has changed since the run" in printed
+    printed = hone(folder, "resume", "first", expect=2)
+    assert "data have changed since the run" in printed
+    assert "data[1] of stage 1: `" in printed and "pairs.jsonl` was" in printed
     pairs.write_bytes(before)
     for name in ("chat", "pairs", "text"):  # all that is needed is in the cache
         (folder / f"{name}.jsonl").rename(folder / f"{name}.away")
