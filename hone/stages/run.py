@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 import transformers
 from rich.console import Console
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hone.adapters import choose_targets
@@ -29,13 +28,13 @@ from hone.device import (
     use_threads,
 )
 from hone.errors import UserError
-from hone.hub import find_model
-from hone.models import first_line, load_tokenizer, new_model, save_model
+from hone.model_files import NOTHING, Trust
+from hone.models import load_tokenizer, new_model, save_model
 from hone.recipe.load import LoadedRecipe
 from hone.recipe.schema import Lora, NewModel, Recipe, TrainedTokenizer
 from hone.runs import Run
 from hone.sampling import Artifact, load_artifact
-from hone.stages.start import Start
+from hone.stages.start import Start, check_start
 from hone.stages.supervised import (
     SupervisedStage,
     adapter_of,
@@ -43,6 +42,7 @@ from hone.stages.supervised import (
     prepare_data,
     split_data,
 )
+from hone.vocabulary import add_tokens, check_rows
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,9 @@ def run_recipe(run: Run, *, console: Console) -> None:
     for index, stage in enumerate(recipe.stages):
         result = run.stage_folder(index, stage.method) / "model"
         if find_fault(result) is None:
-            start = Start.at(str(result))
+            start = Start.at(str(result), start.trust)
             continue
+        check_start(start)
         run.event("stage", stage=index + 1, method=stage.method)
         start = SupervisedStage(run, recipe, index, console).execute(start, device)
 
@@ -95,11 +96,12 @@ def lock_surroundings(run: Run, recipe: Recipe) -> None:
 
 def prepare_base(run: Run, recipe: Recipe, console: Console) -> Start:
     """The base model as a folder or Hub id; a new one is made once, in the run's `base/`."""
+    trust = Trust.of(recipe.trust)
     if isinstance(recipe.model, str):
-        return Start.at(recipe.model)
+        return Start.at(recipe.model, trust)
     model, base = recipe.model, run.path / "base"
     if find_fault(base) is not None:
-        tokenizer = base_tokenizer(model)
+        tokenizer = base_tokenizer(model, trust)
         seed_torch(recipe.seed, "base")
         rows = {"vocab_size": len(tokenizer)} | dict(model.config)
         module = new_model(model.architecture, rows)
@@ -115,15 +117,15 @@ def prepare_base(run: Run, recipe: Recipe, console: Console) -> Start:
             f"{len(tokenizer):,} tokens",
             highlight=False,
         )
-    return Start.at(str(base))
+    return Start.at(str(base), trust)
 
 
-def base_tokenizer(model: NewModel | str) -> PreTrainedTokenizerBase:
+def base_tokenizer(model: NewModel | str, trust: Trust = NOTHING) -> PreTrainedTokenizerBase:
     """The tokenizer of the base model; one that has to be made is kept in the cache."""
     if isinstance(model, str):
-        return load_tokenizer(model)
+        return load_tokenizer(model, trust)
     if not isinstance(model.tokenizer, TrainedTokenizer):
-        return load_tokenizer(model.tokenizer)
+        return load_tokenizer(model.tokenizer, trust)
     settings = model.tokenizer
     folder = default_cache_folder().parent / "tokenizers" / tokenizer_key(settings)
     if find_fault(folder) is not None:
@@ -137,10 +139,12 @@ def prepare_stage(loaded: LoadedRecipe, index: int) -> tuple[Prepared, PreTraine
     quieten_libraries()
     recipe = loaded.recipe
     settings = recipe.stages[index].settings
-    tokenizer = base_tokenizer(recipe.model)
-    for before in recipe.stages[:index]:  # each stage saves its template with its result
+    tokenizer = base_tokenizer(recipe.model, Trust.of(recipe.trust))
+    for before in recipe.stages[:index]:  # each stage saves its tokens and template with its result
+        add_tokens(tokenizer, before.settings.add_tokens)
         template = Renderer(tokenizer, before.settings.data.template).template
         tokenizer.chat_template = template
+    add_tokens(tokenizer, settings.add_tokens)
     today = datetime.date.today().isoformat()
     return prepare_data(settings, settings.data, tokenizer, date=today), tokenizer
 
@@ -164,7 +168,7 @@ def check_recipe(loaded: LoadedRecipe) -> list[Finding]:
     recipe = loaded.recipe
     attempt(lambda: choose_device(recipe.device))
     attempt(lambda: check_model(recipe))
-    if attempt(lambda: base_tokenizer(recipe.model)) is None:
+    if attempt(lambda: base_tokenizer(recipe.model, Trust.of(recipe.trust))) is None:
         return findings
     for index, stage in enumerate(recipe.stages):
         found = attempt(lambda index=index: check_stage(loaded, index))
@@ -192,25 +196,19 @@ def check_stage(loaded: LoadedRecipe, index: int) -> str:
 
 
 def check_model(recipe: Recipe) -> None:
-    """The model's configuration and the adapters' targets on the meta device, without weights."""
-    with torch.device("meta"):
-        if isinstance(recipe.model, NewModel):
+    """The model's files, its configuration, and what the adapters train of it, without weights."""
+    trust = Trust.of(recipe.trust)
+    if isinstance(recipe.model, NewModel):
+        with torch.device("meta"):
             model = new_model(recipe.model.architecture, dict(recipe.model.config))
-        else:
-            try:
-                config = AutoConfig.from_pretrained(find_model(Start.at(recipe.model).base))
-                model = AutoModelForCausalLM.from_config(config)
-            except (OSError, ValueError, KeyError) as error:
-                raise UserError(
-                    f'model: "{recipe.model}" cannot be used: {first_line(error)}',
-                    hint="expected a Hub id, or a folder with config.json of a causal language "
-                    "model",
-                    exit_code=2,
-                ) from error
+    else:
+        model = check_start(Start.at(recipe.model, trust))
     for stage in recipe.stages:
         adapter = adapter_of(stage.settings)
         if isinstance(adapter, Lora):
             choose_targets(model, adapter.targets)
+            if stage.settings.add_tokens:
+                check_rows(model)
 
 
 def load_result(run: Run, stage: int | str | None = None) -> Artifact:
@@ -219,15 +217,15 @@ def load_result(run: Run, stage: int | str | None = None) -> Artifact:
     """
     quieten_libraries()
     recipe = run.loaded_recipe().recipe
-    device = choose_device(recipe.device)
+    device, trust = choose_device(recipe.device), Trust.of(recipe.trust)
     if stage == "base":
         base = run.path / "base" if isinstance(recipe.model, NewModel) else recipe.model
-        return load_artifact(str(base), device)
+        return load_artifact(str(base), device, trust=trust)
     results = [run.stage_folder(n, s.method) / "model" for n, s in enumerate(recipe.stages)]
     wanted = results if stage is None else [results[int(stage)]]
     for result in reversed(wanted):
         if result.exists():
-            return load_artifact(str(result), device)
+            return load_artifact(str(result), device, trust=trust)
     raise UserError(
         f"the run `{run.name}` has no finished stage yet", hint=f"hone resume {run.reference}"
     )

@@ -28,7 +28,8 @@ from hone.runs import Run
 from hone.sampling import Rendering
 from hone.seeds import Indices, Order
 from hone.stages.progress import StageProgress
-from hone.stages.start import Start, build_model, check_sizes, open_tokenizer
+from hone.stages.start import Start, build_model, open_tokenizer
+from hone.vocabulary import NONE, AddedTokens, add_tokens, describe_added
 
 STATUS_EVERY_S = 1.0
 
@@ -132,14 +133,17 @@ class SupervisedStage:
         self.folder = run.stage_folder(index, self.method)
         self.console = console
         self.status_at = 0.0
+        self.added: AddedTokens = NONE
 
     def execute(self, start: Start, device: torch.device) -> Start:
         """Train from `start`; returns where the next stage starts."""
         self.folder.mkdir(parents=True, exist_ok=True)
         tokenizer = open_tokenizer(start)
+        self.added = add_tokens(tokenizer, self.settings.add_tokens)
+        for line in describe_added(tokenizer, self.added):
+            self.console.print(f"{self.title}: {line}", highlight=False, markup=False)
         data = self.open_data(tokenizer)
         training, state = self.make_training(start, data, device)
-        check_sizes(training.model, tokenizer)
         log = self.folder / "log.txt"
         with StageProgress(self.console, log, self.title, data.total_steps) as progress:
             self.describe(progress, training, data, state)
@@ -152,7 +156,7 @@ class SupervisedStage:
             progress.advance_to(state.step)
             fit(training, state)
             self.save_result(training, data.prepared, tokenizer)
-        return Start.at(str(self.folder / "model"))
+        return Start.at(str(self.folder / "model"), start.trust)
 
     def open_data(self, tokenizer: PreTrainedTokenizerBase) -> StageData:
         """The stage's data: of the cache a resumed run began with, or prepared now."""
@@ -204,6 +208,7 @@ class SupervisedStage:
             start,
             checkpoint,
             adapter,
+            added=self.added,
             folder=self.folder,
             precision=precision,
             device=device,
