@@ -7,6 +7,7 @@ weights fit the architecture (architecture.py).
 """
 
 import json
+import shlex
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -225,9 +226,9 @@ _OTHER_WEIGHTS = {".gguf", ".h5", ".msgpack", ".pth", ".pt", ".ckpt", ".onnx", "
 
 def _conversion(folder: Path) -> str:
     """The command that writes model.safetensors beside pytorch_model.bin."""
+    place = json.dumps(str(folder), ensure_ascii=False)
     code = (
         "from transformers import AutoModelForCausalLM as M; "
-        f"M.from_pretrained('{folder}', use_safetensors=False, dtype='auto')"
-        f".save_pretrained('{folder}')"
+        f'M.from_pretrained({place}, use_safetensors=False, dtype="auto").save_pretrained({place})'
     )
-    return f'python -c "{code}"'
+    return f"python -c {shlex.quote(code)}"

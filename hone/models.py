@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -30,13 +30,18 @@ from hone.forest import ROW_MULTIPLE, Batch, count_step, make_batch
 from hone.hub import find_model
 from hone.logprobs import Head, compute_logprobs
 from hone.model_files import (
+    ADAPTER,
+    CONFIG,
     NOTHING,
     Trust,
     check_adapter_files,
+    check_config_file,
     check_tokenizer_files,
     check_weight_files,
     code_refused,
     declares_code,
+    read_header,
+    some_of,
     uses_pickle,
 )
 from hone.recipe.schema import TrainingStage
@@ -199,14 +204,26 @@ def read_adapter(
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")
-            return PeftModel.from_pretrained(module, str(folder), **settings)
+            model = PeftModel.from_pretrained(module, str(folder), **settings)
     except (RuntimeError, ValueError, KeyError, UserWarning, UnpicklingError) as error:
-        raise UserError(
-            f'the adapter "{folder}" does not fit the model "{module.name_or_path}": '
-            f"{first_line(error)}",
-            hint="base_model_name_or_path in its adapter_config.json names the model it is for",
-            exit_code=2,
-        ) from error
+        raise _unfit_adapter(folder, module, first_line(error)) from error
+    if (folder / ADAPTER).exists():  # PEFT says nothing of tensors that it leaves out
+        taken = {
+            *get_peft_model_state_dict(model, save_embedding_layers=False),
+            *model.state_dict(),
+        }
+        left = read_header(folder / ADAPTER, f'the adapter "{folder}"').keys() - taken
+        if left:
+            raise _unfit_adapter(folder, module, f"{some_of(left)} has no place")
+    return model
+
+
+def _unfit_adapter(folder: Path, module: PreTrainedModel, reason: str) -> UserError:
+    return UserError(
+        f'the adapter "{folder}" does not fit the model "{module.name_or_path}": {reason}',
+        hint="base_model_name_or_path in its adapter_config.json names the model it is for",
+        exit_code=2,
+    )
 
 
 def load_tokenizer(source: str, trust: Trust = NOTHING) -> PreTrainedTokenizerBase:
@@ -215,6 +232,8 @@ def load_tokenizer(source: str, trust: Trust = NOTHING) -> PreTrainedTokenizerBa
     own = declares_code(folder, TOKENIZER_CONFIG)
     if not (own and trust.remote_code):  # a tokenizer with code of its own has files of its own
         check_tokenizer_files(folder, name)
+    if (folder / CONFIG).exists():  # it may say which class the tokenizer has
+        check_config_file(folder, f'the model "{source}"')
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust.remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
