@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig
 
@@ -76,6 +77,7 @@ TOP = {
     "seed": case("seed=6", differs="weights metrics"),
     "device": case("device=cuda", differs="error" if not torch.cuda.is_available() else "printed"),
     "threads": case("threads=2", differs="threads"),
+    "trust": case("trust=[pickle]", start="model=pickled", differs="error weights"),
     "stages": case(TWO_STAGES),
     "pretrain": case(f"stages=[{{pretrain: {{{ONE_STEP}}}}}]", differs="checkpoints"),
     "sft": case(f"stages=[{{sft: {{{ONE_STEP}}}}}]", differs="metrics checkpoints"),
@@ -121,6 +123,7 @@ STAGE = {
     "overlong": case("overlong=keep_end", "overlong=drop", start="max_tokens=40"),
     "precision": case("precision=bf16"),
     "gradient_checkpointing": case("gradient_checkpointing=true", differs="kept", same="weights"),
+    "add_tokens": case("add_tokens=[is before]", differs="weights printed"),
     "layout": case("layout=padded", start="model=bloom", differs="printed"),
     "token_budget": case("token_budget=40", differs="kept printed"),
     "checkpoint.every": case(
@@ -198,6 +201,17 @@ TOGETHER = {
             "sft[1].adapter={targets: [q_proj]}",
         ),
     ),
+    "tokens beside adapters": case(
+        "sft.add_tokens=[is before]",
+        start="sft.adapter={type: lora, rank: 2}",
+        differs="weights printed",
+    ),
+    "tokens that the stage before has added": case(
+        "sft[1].add_tokens=[is before]",
+        start=(TWO_STAGES, "sft[0].add_tokens=[is before]"),
+        differs="printed",
+        same="weights metrics",
+    ),
     "recomputation draws the same dropout": case(
         "sft.gradient_checkpointing=true",
         start="sft.adapter={type: lora, dropout: 0.5}",
@@ -214,6 +228,8 @@ REFUSED = {
     ("sft.batch={samples: 3, tokens: 100}",): "exactly one of `samples` and `tokens`",
     ("sft.epochs=1", "sft.steps=3"): "at most one of `epochs` and `steps`",
     ("sft.warmup=3",): "something is trained at the full rate",
+    ("sft.add_tokens=[a, b, a]",): "a token is named twice",
+    ("sft.add_tokens=['  ']",): "one of the tokens is blank",
     ("sft.adapter={type: full, rank: 3}",): 'unknown key "rank" with type "full"',
     ("sft.optimizer={type: sgd, epsilon: 1e-8}",): 'unknown key "epsilon" with type "sgd"',
 }
@@ -430,6 +446,9 @@ def write_models(folder: Path) -> None:
     }.items():
         AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+    pickled = shutil.copytree(folder / "llama", folder / "pickled")
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
 
 
 def write_hub_data(folder: Path) -> None:
@@ -494,8 +513,9 @@ def test_the_same_recipe_has_the_same_outcome(folder: Path, observe: Observe) ->
 
 
 def test_a_stage_is_shown_with_the_template_of_the_stage_before(folder: Path) -> None:
-    """What `hone data show` prepares is what the run trains on."""
+    """What `hone data show` prepares is what the run trains on, with the tokens of each stage."""
     overrides = [TWO_STAGES, "sft[0].data.template=brackets.jinja"]
+    overrides += ["sft[0].add_tokens=[is after]", "sft[1].add_tokens=[and so on]"]
     loaded = load_recipe(folder / "sft.yaml", overrides)
     run = create_run(loaded, "shown", folder / "runs")
     run_recipe(run, console=Console(file=io.StringIO()))
