@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from hone.errors import UserError
-from hone.model_files import INDEX, NOTHING, PICKLE, PICKLE_INDEX, WHOLE, Trust
+from hone.model_files import INDEX, NOTHING, PICKLE, PICKLE_INDEX, WHOLE, Trust, uses_pickle
 
 REACH_TIMEOUT_S = 3.0
 SMALL_FILES = ["*.json", "*.model", "*.jinja", "*.txt"]
@@ -30,7 +30,7 @@ def find_model(source: str, *, weights: bool = False, trust: Trust = NOTHING) ->
 
     try:
         local = Path(snapshot_download(source, local_files_only=True))
-        if is_whole(local, weights=weights, trust=trust):
+        if is_whole(local, weights=weights, trust=trust) or (weights and uses_pickle(local)):
             return local
     except LocalEntryNotFoundError:
         pass

@@ -64,10 +64,12 @@ def check_weight_files(folder: Path, name: str, trust: Trust) -> None:
         )
     shards = weight_files(folder, name)
     if not shards:
-        _check_pickle(folder, name, trust, PICKLE, PICKLE_INDEX, _conversion(folder))
+        _check_pickle(folder, name, trust, (PICKLE, PICKLE_INDEX), _conversion(folder))
+        if not (folder / PICKLE).is_file():
+            _shards(folder, name, PICKLE_INDEX)
         return
     headers = {shard: read_header(folder / shard, name) for shard in shards}
-    for tensor, shard in _weight_map(folder, name).items():
+    for tensor, shard in _weight_map(folder, name, INDEX).items():
         if tensor not in headers[shard]:
             raise _fault(
                 name, f"{shard} has no tensor {tensor}, which {INDEX} says it has", _FETCH_AGAIN
@@ -80,7 +82,7 @@ def check_adapter_files(folder: Path, trust: Trust) -> None:
     if (folder / ADAPTER).is_file():
         read_header(folder / ADAPTER, name)
         return
-    _check_pickle(folder, name, trust, ADAPTER_PICKLE, ADAPTER_PICKLE, "")
+    _check_pickle(folder, name, trust, (ADAPTER_PICKLE,), "")
 
 
 def check_tokenizer_files(folder: Path, name: str) -> None:
@@ -112,11 +114,7 @@ def weight_files(folder: Path, name: str) -> list[str]:
     """
     if (folder / WHOLE).is_file():
         return [WHOLE]
-    shards = sorted(set(_weight_map(folder, name).values()))
-    missing = [shard for shard in shards if not (folder / shard).is_file()]
-    if missing:
-        raise _fault(name, f"{INDEX} names {some_of(missing)}, not in the folder", _FETCH_AGAIN)
-    return shards
+    return _shards(folder, name, INDEX)
 
 
 def read_header(path: Path, name: str) -> Tensors:
@@ -192,21 +190,30 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
     return found
 
 
-def _weight_map(folder: Path, name: str) -> dict[str, str]:
-    """Tensor names to the files of the index; empty where there is none."""
-    if not (folder / INDEX).is_file():
+def _weight_map(folder: Path, name: str, index: str) -> dict[str, str]:
+    """Tensor names to the files of an index; empty where there is none."""
+    if not (folder / index).is_file():
         return {}
-    found = _read_json(folder / INDEX, name).get("weight_map")
+    found = _read_json(folder / index, name).get("weight_map")
     if not isinstance(found, dict) or not found:
-        raise _fault(name, f"{INDEX} has no weight_map", _FETCH_AGAIN)
+        raise _fault(name, f"{index} has no weight_map", _FETCH_AGAIN)
     return found
 
 
+def _shards(folder: Path, name: str, index: str) -> list[str]:
+    """The files that an index names, all of which have to be there."""
+    shards = sorted(set(_weight_map(folder, name, index).values()))
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise _fault(name, f"{index} names {some_of(missing)}, not in the folder", _FETCH_AGAIN)
+    return shards
+
+
 def _check_pickle(
-    folder: Path, name: str, trust: Trust, file: str, index: str, conversion: str
+    folder: Path, name: str, trust: Trust, files: tuple[str, ...], conversion: str
 ) -> None:
     """Raises UserError unless there are pickled weights and they may be used."""
-    found = next((each for each in (file, index) if (folder / each).is_file()), None)
+    found = next((each for each in files if (folder / each).is_file()), None)
     if found is None:
         present = [path.name for path in folder.glob("*") if path.suffix in _OTHER_WEIGHTS]
         instead = f"; {some_of(present)} cannot be read" if present else ""

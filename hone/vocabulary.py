@@ -67,7 +67,7 @@ def describe_added(tokenizer: PreTrainedTokenizerBase, added: AddedTokens) -> li
     lines = []
     if added.ids:
         names = ", ".join(tokenizer.convert_ids_to_tokens(list(added.ids)))
-        lines.append(f"{len(added.ids)} tokens added: {names}")
+        lines.append(f"tokens added: {names}")
     if added.existing:
         lines.append(f"tokens that exist are left as they are: {', '.join(added.existing)}")
     return lines

@@ -16,13 +16,13 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, LlamaConfig
+from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, LlamaConfig, PhiConfig
 
 from hone.adapters import add_lora
 from hone.architecture import check_model
 from hone.data.tokenizer_training import train_tokenizer
 from hone.errors import UserError
-from hone.model_files import CONFIG, INDEX, PICKLE, WHOLE, Trust
+from hone.model_files import CONFIG, INDEX, PICKLE, PICKLE_INDEX, WHOLE, Trust
 from hone.models import load_tokenizer, read_weights, save_model
 from hone.recipe.load import LoadedRecipe, load_recipe
 from hone.recipe.schema import Lora
@@ -256,6 +256,27 @@ def test_a_bidirectional_model_is_found_by_what_it_computes(tmp_path: Path) -> N
         joined(module)
 
 
+def test_a_new_model_with_fewer_embeddings_than_tokens(model: Path) -> None:
+    new = "{architecture: llama, config: {vocab_size: 270}, tokenizer: model}"
+    loaded = recipe(model, f"model={new}")
+    errors = [f.message for f in check_recipe(loaded) if f.severity == "error"]
+    assert len(errors) == 1 and "tokens and the model 270 embeddings" in errors[0]
+
+
+def test_rows_beside_a_head_with_a_bias_are_refused_by_the_check(model: Path) -> None:
+    config = PhiConfig(
+        vocab_size=300, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2,
+    )  # fmt: skip
+    for path in [*shards(model), model / INDEX]:
+        path.unlink()
+    AutoModelForCausalLM.from_config(config).save_pretrained(model)
+    findings = check_recipe(recipe(model, "sft.add_tokens=[<call>]"))
+    assert "head of this model has a bias" in findings[0].message
+    whole = recipe(model, "sft.add_tokens=[<call>]", "sft.adapter={type: full}")
+    assert [f.severity for f in check_recipe(whole)] == ["note"]
+
+
 # --- Pickle --------------------------------------------------------------------------------------
 
 
@@ -265,6 +286,16 @@ def test_pickle_is_loaded_where_the_recipe_trusts_it(model: Path) -> None:
     assert [f.severity for f in check_recipe(recipe(model, "trust=[pickle]"))] == ["note"]
     found = read_weights(str(model), torch.float32, Trust(pickle=True)).state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_missing_shard_of_pickled_weights(model: Path) -> None:
+    to_pickle(model)
+    (model / PICKLE).rename(model / "pytorch_model-1.bin")
+    weight_map = {"model.norm.weight": "pytorch_model-1.bin", "lm_head.weight": "away.bin"}
+    (model / PICKLE_INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    assert "only as pytorch_model.bin.index.json" in refused(model).message
+    shutil.rmtree(model.parent / "runs")
+    assert "names away.bin" in refused(model, "trust=[pickle]").message
 
 
 class Malicious:

@@ -145,6 +145,13 @@ def test_a_tokenizers_code_is_refused_and_not_run(folder: Path) -> None:
     assert not (folder / "witness").exists()
 
 
+def test_code_that_is_not_needed_is_not_run(folder: Path) -> None:
+    """Where transformers has the architecture itself, its own classes are used."""
+    change(folder / "counting" / "config.json", model_type="llama")
+    assert [f.severity for f in check_recipe(recipe(folder, "{type: full}"))] == ["note"]
+    assert not (folder / "witness").exists()
+
+
 @pytest.mark.parametrize("adapter", ["{type: full}", "{rank: 2}"], ids=["full", "lora"])
 def test_trusted_code_is_used_and_the_result_can_be_loaded(folder: Path, adapter: str) -> None:
     own_tokenizer(folder)

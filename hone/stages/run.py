@@ -42,7 +42,7 @@ from hone.stages.supervised import (
     prepare_data,
     split_data,
 )
-from hone.vocabulary import add_tokens, check_rows
+from hone.vocabulary import add_tokens, check_rows, check_sizes
 
 
 @dataclass(frozen=True)
@@ -199,8 +199,11 @@ def check_model(recipe: Recipe) -> None:
     """The model's files, its configuration, and what the adapters train of it, without weights."""
     trust = Trust.of(recipe.trust)
     if isinstance(recipe.model, NewModel):
+        tokenizer = base_tokenizer(recipe.model, trust)
+        rows = {"vocab_size": len(tokenizer)} | dict(recipe.model.config)
         with torch.device("meta"):
-            model = new_model(recipe.model.architecture, dict(recipe.model.config))
+            model = new_model(recipe.model.architecture, rows)
+        check_sizes(model, tokenizer)
     else:
         model = check_start(Start.at(recipe.model, trust))
     for stage in recipe.stages:

@@ -162,7 +162,7 @@ def test_messages(tmp_path: Path, override: str, message: str) -> None:
         ("--seed=3", '"--seed=3": expected KEY=VALUE'),
         ("sed=3", 'unknown key "sed"; did you mean "seed"?'),
         ("steps=3", 'unknown key "steps"; did you mean "sft.steps"?'),
-        ("xyz=3", 'unknown key "xyz"; expected one of model, seed, device, threads, stages'),
+        ("xyz=3", 'unknown key "xyz"; expected one of model, seed, device, threads, trust, stages'),
         ("pretrain.steps=3", 'there is no stage "pretrain"; the recipe has sft'),
         ("sft[1].steps=3", "there is no sft[1]; the recipe has sft"),
         ("stages[1].sft.steps=3", '"stages" has 1 items, from 0'),
