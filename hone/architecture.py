@@ -140,17 +140,18 @@ def check_fit(
 
 
 def _matters(key: str, model: PreTrainedModel) -> bool:
-    """True for a tensor of a layer that the model has too few of, or of a module that has other
-    tensors; False for what another kind of model has besides (a second head, an image encoder).
+    """True for a tensor of a layer that the model has too few of, or of a layer whose other tensors
+    are used; False for what another kind of model has besides (a second head, an image encoder) and
+    for masks that older versions stored with attention.
     """
-    modules = {_pattern(name) for name, _ in model.named_modules() if name}
+    layers = {_pattern(name).rpartition(".")[0] for name, _ in model.named_parameters()}
     buffers = {_pattern(name) for name, _ in model.named_buffers()}
     prefix = f"{model.base_model_prefix}."
     for form in (key, prefix + key, key.removeprefix(prefix)):
         pattern = _pattern(form)
         if pattern in buffers:
             return False
-        if pattern.rpartition(".")[0] in modules:
+        if pattern.rpartition(".")[0] in layers:
             return True
     return False
 

@@ -229,6 +229,7 @@ def test_what_other_models_have_besides_is_left_out(tmp_path: Path) -> None:
         "score.weight": torch.ones(2, 32),
         "vision_tower.patch.weight": torch.ones(3),
         "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+        "model.layers.0.self_attn.masked_bias": torch.ones(1),
         "lm_head.weight": tensors["model.embed_tokens.weight"].clone(),
     }
     save_file(tensors | besides, tmp_path / WHOLE, metadata={"format": "pt"})
