@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from hone.adapters import add_lora, use_fast_forward
 from hone.device import Precision
 from hone.errors import UserError
-from hone.models import LanguageModel, read_weights, save_model
+from hone.models import LanguageModel, load_trained, read_weights, save_model
 from hone.optim import decays, make_optimizer
 from hone.recipe.schema import AdamW, Full, Lora
 from hone.records import Sample, Segment
@@ -256,6 +256,20 @@ def test_only_the_added_rows_move_and_the_adapter_loads_with_peft_alone(
     resumed = build(source, Lora(rank=4), added, tmp_path / "stage", tmp_path / "adapter")
     torch.testing.assert_close(logits(resumed.module), logits(plain))
     assert resumed.head.rows_KD is not None
+
+
+def test_rows_are_put_back_from_a_checkpoint_in_place(tmp_path: Path) -> None:
+    """What restoring the best weights of a stage does."""
+    make_model("llama").save_pretrained(tmp_path / "base")
+    model = build(tmp_path / "base", Lora(rank=4), SPARE, tmp_path / "stage")
+    train(model, SPARE.ids)
+    expected = logits(model.module)
+    save_model(model.module, tmp_path / "best")
+    train(model, SPARE.ids)
+    assert not torch.equal(logits(model.module), expected)
+    load_trained(model, tmp_path / "best")
+    assert torch.equal(logits(model.module), expected)
+    assert any(parameter is model.head.rows_KD for _, parameter in model.trainable())
 
 
 def test_the_next_stage_may_add_more(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from hone.cli.completion import complete_overrides
+
 RUNS_FOLDER = Path("runs")
 
 
@@ -19,7 +21,11 @@ Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YA
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Values that win over the recipe's: sft.steps=50"),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Values that win over the recipe's: sft.steps=50",
+        autocompletion=complete_overrides,
+    ),
 ]
 
 RunName = Annotated[

@@ -19,7 +19,7 @@ from hone.files import read_json
 from hone.records import Sample, Segment
 from hone.seeds import shuffle
 
-LAYOUT = 4  # raised whenever the same inputs would give other arrays or another manifest
+LAYOUT = 5  # raised whenever the same inputs would give other arrays or another manifest
 ARRAYS = {
     "tokens": np.int32,  # all samples, one after the other
     "trained": np.uint8,  # 1 where the token is a target of the loss
@@ -34,6 +34,8 @@ COUNTS = (
     "tokens",
     "trained_tokens",
     "truncated",
+    "split_turns",
+    "split_overlong",
     "dropped_overlong",
     "dropped_untrained",
     "skipped_rows",

@@ -1,9 +1,10 @@
 """Samples as the model will see them: every token, the trained ones marked, and the counts.
 
-Called by `hone data show`. Trained tokens are coloured; on a console without colours each stands in
-brackets. Neighbouring tokens differ in brightness (or are parted by a bar), a newline is shown as
-`↵`, and the pieces of a character that is split over several tokens appear as the vocabulary writes
-them.
+Called by `hone data show`. Where a row gives several samples (one for each turn, or the parts of a
+long one), each is named as part of it. Trained tokens are coloured; on a console without colours
+each stands in brackets. Neighbouring tokens differ in brightness (or are parted by a bar), a
+newline is shown as `↵`, and the pieces of a character that is split over several tokens appear as
+the vocabulary writes them.
 """
 
 import re
@@ -31,6 +32,8 @@ LABELS = {
     "tokens": "tokens",
     "trained_tokens": "trained tokens",
     "truncated": "cut to max_tokens",
+    "split_turns": "conversations split: a sample for each turn",
+    "split_overlong": "split: longer than max_tokens",
     "dropped_overlong": "dropped: too long",
     "dropped_untrained": "dropped: nothing to train",
     "skipped_rows": "skipped: bad rows",
@@ -81,13 +84,15 @@ def show_samples(
 def samples_as_json(
     prepared: Prepared, tokenizer: Tokenizer, count: int, start: int = 0
 ) -> list[dict[str, Any]]:
-    """The same samples as plain values: place, counts, text, and every token with id, text and
-    trained.
+    """The same samples as plain values: place, which part of its row, counts, text, and every token
+    with id, text and trained.
     """
     return [
         {
             "sample": i,
             "place": prepared.place(i),
+            "part": part_of_row(prepared, i)[0],
+            "parts": part_of_row(prepared, i)[1],
             "num_tokens": int(prepared.lengths[i]),
             "num_trained": int(prepared.trained[i]),
             "text": tokenizer.decode(prepared.sample(i).segments[0].tokens.tolist()),
@@ -170,8 +175,23 @@ def _visible(text: str) -> str:
 
 def _title(prepared: Prepared, index: int) -> str:
     tokens, trained = prepared.lengths[index], prepared.trained[index]
-    place = prepared.place(index)
+    part, parts = part_of_row(prepared, index)
+    place = prepared.place(index) + (f", part {part} of {parts}" if parts > 1 else "")
     return f"sample {index} of {len(prepared)}, {place}: {tokens} tokens, {trained} trained"
+
+
+def part_of_row(prepared: Prepared, index: int) -> tuple[int, int]:
+    """Which of its row's samples this is, from 1, and how many there are; they stand together."""
+
+    def origin(i: int) -> tuple[int, int]:
+        return int(prepared.arrays["files"][i]), int(prepared.arrays["rows"][i])
+
+    first, last = index, index + 1
+    while first > 0 and origin(first - 1) == origin(index):
+        first -= 1
+    while last < len(prepared) and origin(last) == origin(index):
+        last += 1
+    return index - first + 1, last - first
 
 
 def _indices(prepared: Prepared, count: int, start: int) -> range:

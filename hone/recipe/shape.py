@@ -18,7 +18,7 @@ _PLACES = {
     "model": "a folder or Hub id",
     "tokenizer": "a folder or Hub id",
     "data": "a file, folder or data set id",
-    "template": '"auto", "chatml" or a Jinja file',
+    "template": '"auto", "chatml", "alpaca", "llama" or a Jinja file',
 }
 
 

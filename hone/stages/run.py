@@ -6,6 +6,8 @@ finished are passed over, so that calling `run_recipe` again is resuming.
 
 import datetime
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from rich.console import Console
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hone.adapters import choose_targets
+from hone.architecture import first_line
 from hone.checkpoints import find_fault, write_folder
 from hone.data.chat import Renderer
 from hone.data.prepared import Prepared, default_cache_folder
@@ -28,8 +31,10 @@ from hone.device import (
     use_threads,
 )
 from hone.errors import UserError
+from hone.memory import in_words, is_out_of_memory, use_memory_limit
 from hone.model_files import NOTHING, Trust
 from hone.models import load_tokenizer, new_model, save_model
+from hone.optim import describe_cut_warmup
 from hone.recipe.load import LoadedRecipe
 from hone.recipe.schema import Lora, NewModel, Recipe, TrainedTokenizer
 from hone.runs import Run
@@ -63,15 +68,32 @@ def run_recipe(run: Run, *, console: Console) -> None:
     lock_surroundings(run, recipe)
     device = choose_device(recipe.device)
     make_deterministic(device)
-    start = prepare_base(run, recipe, console)
-    for index, stage in enumerate(recipe.stages):
-        result = run.stage_folder(index, stage.method) / "model"
-        if find_fault(result) is None:
-            start = Start.at(str(result), start.trust)
-            continue
-        check_start(start)
-        run.event("stage", stage=index + 1, method=stage.method)
-        start = SupervisedStage(run, recipe, index, console).execute(start, device)
+    with memory_limit(recipe, device):
+        start = prepare_base(run, recipe, console)
+        for index, stage in enumerate(recipe.stages):
+            result = run.stage_folder(index, stage.method) / "model"
+            if find_fault(result) is None:
+                start = Start.at(str(result), start.trust)
+                continue
+            check_start(start)
+            run.event("stage", stage=index + 1, method=stage.method)
+            start = SupervisedStage(run, recipe, index, console).execute(start, device)
+
+
+@contextmanager
+def memory_limit(recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """Around the work of a run: what does not fit and cannot be cut is the person's to decide."""
+    limit = use_memory_limit(recipe.memory, device)
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"the memory limit of {in_words(limit)} does not suffice: {first_line(error)}",
+            hint="raise `memory: {limit: ...}`, or take a smaller model, or an adapter instead of "
+            "full weights",
+        ) from error
 
 
 def quieten_libraries() -> None:
@@ -188,10 +210,12 @@ def check_stage(loaded: LoadedRecipe, index: int) -> str:
     data = split_data(settings, prepared, evaluation, loaded.recipe.seed, index)
     counts = prepared.report
     left_out = counts["dropped_overlong"] + counts["dropped_untrained"] + counts["skipped_rows"]
+    cut_warmup = describe_cut_warmup(settings, data.total_steps)
     return (
         f"{counts['samples']:,} samples, {counts['tokens']:,} tokens, "
         f"{counts['trained_tokens']:,} trained, {counts['truncated']:,} truncated, "
         f"{left_out:,} left out, {len(data.held_out):,} held out, {data.total_steps:,} steps"
+        + (f"; {cut_warmup}" if cut_warmup else "")
     )
 
 

@@ -1,5 +1,6 @@
 """The stages `pretrain` and `sft`: prepared samples, the model, `fit`, the saved result."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,16 +13,19 @@ from rich.console import Console
 from transformers import GenerationConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from hone.checkpoints import CheckpointState, write_folder
+from hone.checkpoints import CheckpointState, write_folder, write_making_room
 from hone.data.prepare import prepare
 from hone.data.prepared import Prepared, open_prepared, split_held_out
 from hone.device import choose_precision
+from hone.early_stopping import restore_best
 from hone.errors import UserError
-from hone.fit import Training, find_start, fit, restore
+from hone.files import append_line, is_disk_full, room_permitting
+from hone.fit import find_start, fit, restore
+from hone.forecast import check_disk
 from hone.losses import LOSSES
 from hone.metrics import Row
 from hone.models import choose_token_budget, save_model
-from hone.optim import make_optimizer, warmup_steps
+from hone.optim import describe_cut_warmup, make_optimizer, warmup_steps
 from hone.recipe.schema import Data, Evaluation, Full, Lora, Recipe, Sft, TrainingStage
 from hone.records import Sample
 from hone.runs import Run
@@ -29,6 +33,7 @@ from hone.sampling import Rendering
 from hone.seeds import Indices, Order
 from hone.stages.progress import StageProgress
 from hone.stages.start import Start, build_model, open_tokenizer
+from hone.training import Training
 from hone.vocabulary import NONE, AddedTokens, add_tokens, describe_added
 
 STATUS_EVERY_S = 1.0
@@ -63,6 +68,10 @@ class StageData:
     held_out: Sequence[Sample]
     order: Order
     total_steps: int
+
+    def place_of(self, sample: Sample) -> str:
+        """Where a training sample came from: file and line, or data set and row."""
+        return self.prepared.place(sample.index)
 
 
 def adapter_of(settings: TrainingStage) -> Lora | Full:
@@ -154,8 +163,9 @@ class SupervisedStage:
 
             training.report = report
             progress.advance_to(state.step)
-            fit(training, state)
-            self.save_result(training, data.prepared, tokenizer)
+            state = fit(training, state)
+            self.describe_end(progress, training, state)
+            self.save_result(training, state, data.prepared, tokenizer)
         return Start.at(str(self.folder / "model"), start.trust)
 
     def open_data(self, tokenizer: PreTrainedTokenizerBase) -> StageData:
@@ -232,9 +242,12 @@ class SupervisedStage:
             samples_of=lambda step: [data.training[int(i)] for i in data.order.samples_of(step)],
             held_out=data.held_out,
             token_budget=budget,
-            report=lambda row: None,
             epoch_of=data.order.epoch_of,
+            warn=self.warn,
             conceal=self.run.conceal,
+            place_of=data.place_of,
+            smaller_budgets=[(step, tokens) for step, tokens in locked.get("smaller_budgets", [])],
+            keep_budgets=lambda budgets: self.lock({"smaller_budgets": [list(b) for b in budgets]}),
         )
         if checkpoint is None:
             return training, CheckpointState(step=0, evaluated=False)
@@ -249,7 +262,10 @@ class SupervisedStage:
         total = sum(p.numel() for p in model.module.parameters())
         dropped = {
             name: report[name]
-            for name in ("truncated", "dropped_overlong", "dropped_untrained", "skipped_rows")
+            for name in (
+                *("truncated", "split_turns", "split_overlong"),
+                *("dropped_overlong", "dropped_untrained", "skipped_rows"),
+            )
             if report[name]
         }
         counted = "".join(
@@ -263,12 +279,31 @@ class SupervisedStage:
             f"{trained:,} of {total:,} parameters trained on {model.device.type}",
             f"precision {compute}: {model.precision.reason}",
             f"layout {model.layout}{reason}, {training.token_budget:,} tokens at once",
+            str(check_disk(training)),
+            describe_cut_warmup(self.settings, data.total_steps),
             f"step {state.step} of {data.total_steps}",
         ):
-            progress.say(f"{self.title}: {line}")
+            if line:
+                progress.say(f"{self.title}: {line}")
+
+    def describe_end(
+        self, progress: StageProgress, training: Training, state: CheckpointState
+    ) -> None:
+        """Say where training ended, if before the last step, and which weights are the result."""
+        if state.stopped_early:
+            progress.say(
+                f"{self.title}: ended at step {state.step} of {training.total_steps}, "
+                f"{state.without_gain} evaluations without a gain"
+            )
+        if restored := restore_best(training, state):
+            progress.say(f"{self.title}: the result has the weights of step {restored}, the best")
 
     def save_result(
-        self, training: Training, prepared: Prepared, tokenizer: PreTrainedTokenizerBase
+        self,
+        training: Training,
+        state: CheckpointState,
+        prepared: Prepared,
+        tokenizer: PreTrainedTokenizerBase,
     ) -> None:
         """The stage's `model/`: weights or adapter, tokenizer, template, rendering."""
 
@@ -283,7 +318,19 @@ class SupervisedStage:
             config.save_pretrained(folder)
             Rendering(prepared.plain, prepared.template, prepared.date, ends).write(folder)
 
-        write_folder(self.folder / "model", write)
+        try:
+            write_making_room(
+                lambda: write_folder(self.folder / "model", write),
+                training.checkpoints,
+                state.best_step,
+            )
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            raise UserError(
+                f"the result could not be saved, the disk of {self.folder} is full",
+                hint="make room; what was trained is in the newest checkpoint",
+            ) from error
 
     def write_status(self, row: Row, total: int) -> None:
         """The run's status, at most once a second."""
@@ -291,19 +338,22 @@ class SupervisedStage:
         if "split" in row or (now - self.status_at < STATUS_EVERY_S and row["step"] < total):
             return
         self.status_at = now
-        self.run.write_status(
-            "running",
-            stage=self.index + 1,
-            method=self.method,
-            step=row["step"],
-            steps=total,
-            loss=row["loss"],
-        )
+        with room_permitting():
+            self.run.write_status(
+                "running",
+                stage=self.index + 1,
+                method=self.method,
+                step=row["step"],
+                steps=total,
+                loss=row["loss"] if math.isfinite(row["loss"]) else None,
+            )
 
     def warn(self, text: str) -> None:
         """Say something that the person should know, and keep it with the run."""
         self.console.print(f"warning: {text}", highlight=False, soft_wrap=True, markup=False)
-        self.run.event("warning", message=text)
+        with room_permitting():
+            self.run.event("warning", message=text)
+            append_line(self.folder / "log.txt", f"warning: {text}")
 
     def locked(self) -> dict[str, Any]:
         """What this stage has written into lock.json."""

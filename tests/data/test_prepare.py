@@ -79,6 +79,8 @@ def test_samples_are_what_the_renderer_makes(tmp_path: Path) -> None:
         "tokens": int(prepared.lengths.sum()),
         "trained_tokens": int(prepared.trained.sum()),
         "truncated": 0,
+        "split_turns": 0,
+        "split_overlong": 0,
         "dropped_overlong": 0,
         "dropped_untrained": 0,
         "skipped_rows": 0,

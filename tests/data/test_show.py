@@ -12,7 +12,8 @@ from rich.console import Console, RenderableType
 from hone.data.prepare import Prepared, prepare
 from hone.data.show import samples_as_json, show_samples
 from hone.recipe.schema import Data
-from tests.data.tokenizers import shared
+from tests.data.test_tools import TOOLS, conversation
+from tests.data.tokenizers import REASONING, shared, shipped
 
 pytestmark = pytest.mark.quick
 
@@ -94,3 +95,58 @@ def test_the_json_form_holds_every_token(name: str, tmp_path: Path) -> None:
         assert each["text"] == tokenizer.decode(segment.tokens)
     last = "".join(token["text"] for token in shown[1]["tokens"])
     assert "assistant" in last and last.replace(" ", "") == shown[1]["text"].replace(" ", "")
+
+
+def test_samples_of_one_row_are_named_as_its_parts(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    turns = [{"role": role, "content": "<think>hm</think>a"} for role in ("user", "assistant")]
+    rows = [{"messages": turns}, {"messages": turns * 3}, {"messages": turns}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepared = prepare(
+        Data(path=str(path), template=REASONING),
+        shared("byte_level"),
+        max_tokens=500,
+        overlong="drop",
+        train_on="completions",
+        cache_folder=tmp_path / "cache",
+    )
+    shown = samples_as_json(prepared, shared("byte_level"), 5)
+    assert [(each["part"], each["parts"]) for each in shown] == [
+        (1, 1),
+        (1, 3),
+        (2, 3),
+        (3, 3),
+        (1, 1),
+    ]
+    text = printed(show_samples(prepared, shared("byte_level"), 5))
+    titles = [line for line in text.splitlines() if line.startswith("sample ")]
+    places = [title.split(": ")[0].partition("a.jsonl:")[2] for title in titles]
+    assert places == ["1", *(f"2, part {n} of 3" for n in (1, 2, 3)), "3"]
+    assert re.search("a sample for each turn +1 *\n", text)
+
+
+def test_roles_tools_and_calls_are_shown_as_the_model_sees_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    row = {"messages": conversation({"city": "Oslo"}), "tools": TOOLS}
+    path.write_text(json.dumps(row) + "\n")
+    template, tokenizer = shipped("qwen2_5")
+    prepared = prepare(
+        Data(path=str(path), template=template),
+        tokenizer,
+        max_tokens=2000,
+        overlong="drop",
+        train_on="completions",
+        cache_folder=tmp_path / "cache",
+    )
+    text = printed(
+        show_samples(prepared, tokenizer, 1), force_terminal=True, color_system="standard"
+    )
+    green = (
+        "".join(re.findall("\x1b\\[[0-9;]*32m([^\x1b]*)\x1b", text))
+        .replace("\n", "")
+        .replace("↵", "\n")
+    )
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+    assert green.split("<|im_end|>") == [call, "It snows 😀.", call, "Sun.", ""]
+    grey = re.sub("\x1b\\[[0-9;]*m", "", text)
+    assert "How is the weather in a city?" in grey and "<tool_response>↵\nIt snows." in grey
