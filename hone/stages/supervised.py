@@ -37,9 +37,10 @@ from hone.stages.data import (
     split_data,
 )
 from hone.stages.progress import StageProgress
-from hone.stages.start import Start, build_model, check_sizes, open_tokenizer
+from hone.stages.start import Start, build_model, open_tokenizer
 from hone.stages.surroundings import lock_base
 from hone.training import Training
+from hone.vocabulary import NONE, AddedTokens, add_tokens, describe_added
 
 STATUS_EVERY_S = 1.0
 
@@ -65,14 +66,17 @@ class SupervisedStage:
         self.console = console
         self.last_step = last_step
         self.status_at = 0.0
+        self.added: AddedTokens = NONE
 
     def execute(self, start: Start, device: torch.device) -> Start:
         """Train from `start`; returns where the next stage starts."""
         self.folder.mkdir(parents=True, exist_ok=True)
         tokenizer = open_tokenizer(start)
+        self.added = add_tokens(tokenizer, self.settings.add_tokens)
+        for line in describe_added(tokenizer, self.added):
+            self.console.print(f"{self.title}: {line}", highlight=False, markup=False)
         data = self.open_data(tokenizer)
         training, state = self.make_training(start, data, device)
-        check_sizes(training.model, tokenizer)
         if self.index == 0:
             lock_base(self.run, self.recipe, start)
         log = self.folder / "log.txt"
@@ -90,7 +94,7 @@ class SupervisedStage:
             state = fit(training, state)
             self.describe_end(progress, training, state)
             self.save_result(training, state, data.prepared, tokenizer)
-        return Start.at(str(self.folder / "model"))
+        return Start.at(str(self.folder / "model"), start.trust)
 
     def open_data(self, tokenizer: PreTrainedTokenizerBase) -> StageData:
         """The stage's data: of the cache a resumed run began with, or prepared now."""
@@ -142,6 +146,7 @@ class SupervisedStage:
             start,
             checkpoint,
             adapter,
+            added=self.added,
             folder=self.folder,
             precision=precision,
             device=device,
