@@ -49,8 +49,13 @@ def choose_targets(model: PreTrainedModel, wished: list[str] | str) -> list[str]
     return sorted(wished)
 
 
-def add_lora(model: PreTrainedModel, settings: Lora) -> PeftModel:
-    """Wrap `model` with fresh fp32 adapters from torch's current seed; the base is frozen."""
+def add_lora(
+    model: PreTrainedModel, settings: Lora, token_rows: dict[str, list[int]] | None = None
+) -> PeftModel:
+    """Wrap `model` with fresh fp32 adapters from torch's current seed; the base is frozen.
+
+    token_rows: rows of embeddings and head that are trained besides (vocabulary.py).
+    """
     targets = choose_targets(model, settings.targets)
     alpha = int(settings.alpha) if float(settings.alpha).is_integer() else settings.alpha
     config = LoraConfig(
@@ -60,6 +65,7 @@ def add_lora(model: PreTrainedModel, settings: Lora) -> PeftModel:
         target_modules=targets,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         task_type="CAUSAL_LM",
+        trainable_token_indices=token_rows,
     )
     return get_peft_model(model, config)  # type: ignore[return-value]
 

@@ -15,8 +15,12 @@ from hone.recipe.schema import AdamW, Optimizer, TrainingStage, WarmUp
 
 
 def decays(name: str, parameter: nn.Parameter, embeddings: set[int]) -> bool:
-    """True for matrices of linear layers and adapters; False for norms, biases and embeddings."""
-    return parameter.ndim >= 2 and id(parameter) not in embeddings and not name.endswith(".bias")
+    """True for matrices of linear layers and adapters; False for norms, biases and embeddings,
+    single rows of which PEFT names `trainable_tokens_delta`.
+    """
+    if id(parameter) in embeddings or "trainable_tokens_delta" in name:
+        return False
+    return parameter.ndim >= 2 and not name.endswith(".bias")
 
 
 def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:

@@ -42,7 +42,7 @@ from hone.hub import find_model
 from hone.models import LanguageModel, join_model, load_tokenizer, read_weights
 from hone.recipe.schema import Full
 from hone.records import Sample
-from hone.stages.start import Start, build_model, check_sizes, merged_base
+from hone.stages.start import Start, build_model, check_start, own_base
 
 FP32 = Precision(torch.float32, torch.float32, "what the checks are judged by")
 
@@ -76,14 +76,14 @@ class Examination:
         """All checks, each made before the next is asked for. folder: an empty one."""
         self.told("reading the model")
         start = Start.at(self.source)
+        check_start(start)
         if start.adapter:
-            start = Start.at(str(merged_base(start, folder)))
+            start = Start.at(str(own_base(start, folder)))
         tokenizer = load_tokenizer(self.source)
         renderer = Renderer(tokenizer, "auto")
         examples = read_examples(self.data) if self.data else built_in_examples()
         yield from template_checks(renderer, examples, ends_of_generation(self.source))
         model = load_exact(start, folder, self.device, self.seed)
-        check_sizes(model, tokenizer)
         samples = self.samples(model, examples, renderer)
         trees = make_trees(samples)
         yield from layout_checks(model, samples, trees)

@@ -394,6 +394,9 @@ class TrainingStage(Node):
     """Number format of frozen weights and arithmetic; `auto` goes by the device and is printed."""
     gradient_checkpointing: bool = False
     """Keep each layer's input and compute the rest again going back: less memory, more time."""
+    add_tokens: list[Annotated[str, Field(min_length=1)]] = []
+    """Tokens that the vocabulary gets before training; of embeddings and head only their rows are
+    trained where the weights are frozen."""
     layout: Literal["auto", "forest", "padded"] = "auto"
     """`forest`: without padding; `padded`: one sample a row; `auto` probes the model."""
     token_budget: PositiveInt | None = None
@@ -402,6 +405,15 @@ class TrainingStage(Node):
     """How often the state is saved, and how many of the saved states stay."""
     max_skipped_steps: Annotated[int, Field(ge=0)] = 3
     """A step whose loss or gradient is not finite makes no update; more in a row end the stage."""
+
+    @field_validator("add_tokens")
+    @classmethod
+    def each_once(cls, tokens: list[str]) -> list[str]:
+        if any(not token.strip() for token in tokens):
+            raise ValueError("one of the tokens is blank; expected text that can be seen")
+        if len(set(tokens)) < len(tokens):
+            raise ValueError("a token is named twice; expected each one once")
+        return tokens
 
     @field_validator("data")
     @classmethod
@@ -544,5 +556,8 @@ class Recipe(Node):
     """CPU threads; left out, the number of cores at the start, kept for the whole run."""
     memory: Memory | None = None
     """The most memory the run may hold; left out, all that the machine has."""
+    trust: list[Literal["remote_code", "pickle"]] = []
+    """What of a model may be used although it can run any code: Python files that come with it
+    (`remote_code`), weights in Python's own format (`pickle`)."""
     stages: Annotated[list[Stage], Field(min_length=1)]
     """What is done, in order; each stage starts from the result of the one before."""

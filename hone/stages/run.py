@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 import transformers
 from rich.console import Console
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hone.adapters import choose_targets
+from hone.architecture import first_line
 from hone.checkpoints import find_fault, write_folder
 from hone.data.joined import Joined
 from hone.data.prepared import Prepared, default_cache_folder
@@ -31,9 +31,9 @@ from hone.device import (
     use_threads,
 )
 from hone.errors import UserError
-from hone.hub import find_model
 from hone.memory import in_words, is_out_of_memory, use_memory_limit
-from hone.models import first_line, load_tokenizer, new_model, save_model
+from hone.model_files import NOTHING, Trust
+from hone.models import load_tokenizer, new_model, save_model
 from hone.optim import describe_cut_warmup
 from hone.recipe.load import LoadedRecipe
 from hone.recipe.schema import Data, Lora, NewModel, Recipe, TrainedTokenizer
@@ -49,8 +49,10 @@ from hone.stages.data import (
     split_data,
 )
 from hone.stages.progress import StageProgress
-from hone.stages.start import Start
+from hone.stages.start import Start, check_start
 from hone.stages.supervised import SupervisedStage, adapter_of
+from hone.stages.surroundings import lock_device
+from hone.vocabulary import add_tokens, check_rows, check_sizes
 
 
 @dataclass(frozen=True)
@@ -62,24 +64,33 @@ class Finding:
     hint: str | None = None
 
 
-def run_recipe(run: Run, *, console: Console) -> None:
+def run_recipe(run: Run, *, console: Console, until: tuple[int, int] | None = None) -> None:
     """Do all stages that are not finished. Raises UserError and StopRequested; the caller owns the
     run's state.
+
+    until: (stage from 1, step) after which StepReached is raised.
     """
     quieten_libraries()
     recipe = run.loaded_recipe().recipe
     lock_surroundings(run, recipe)
     device = choose_device(recipe.device)
     make_deterministic(device)
+    for change in lock_device(run, recipe, device):
+        run.event("device_changed", change=change)
+        message = f"warning: the result may differ, the device has changed: {change}"
+        console.print(message, highlight=False, soft_wrap=True, markup=False)
     with memory_limit(recipe, device):
         start = prepare_base(run, recipe, console)
         for index, stage in enumerate(recipe.stages):
             result = run.stage_folder(index, stage.method) / "model"
             if find_fault(result) is None:
-                start = Start.at(str(result))
+                start = Start.at(str(result), start.trust)
                 continue
+            check_start(start)
             run.event("stage", stage=index + 1, method=stage.method)
-            start = SupervisedStage(run, recipe, index, console).execute(start, device)
+            last_step = until[1] if until and until[0] == index + 1 else None
+            work = SupervisedStage(run, recipe, index, console, last_step)
+            start = work.execute(start, device)
 
 
 @contextmanager
@@ -120,11 +131,12 @@ def lock_surroundings(run: Run, recipe: Recipe) -> None:
 
 def prepare_base(run: Run, recipe: Recipe, console: Console) -> Start:
     """The base model as a folder or Hub id; a new one is made once, in the run's `base/`."""
+    trust = Trust.of(recipe.trust)
     if isinstance(recipe.model, str):
-        return Start.at(recipe.model)
+        return Start.at(recipe.model, trust)
     model, base = recipe.model, run.path / "base"
     if find_fault(base) is not None:
-        tokenizer = base_tokenizer(model)
+        tokenizer = base_tokenizer(model, trust)
         seed_torch(recipe.seed, "base")
         rows = {"vocab_size": len(tokenizer)} | dict(model.config)
         module = new_model(model.architecture, rows)
@@ -140,15 +152,15 @@ def prepare_base(run: Run, recipe: Recipe, console: Console) -> Start:
             f"{len(tokenizer):,} tokens",
             highlight=False,
         )
-    return Start.at(str(base))
+    return Start.at(str(base), trust)
 
 
-def base_tokenizer(model: NewModel | str) -> PreTrainedTokenizerBase:
+def base_tokenizer(model: NewModel | str, trust: Trust = NOTHING) -> PreTrainedTokenizerBase:
     """The tokenizer of the base model; one that has to be made is kept in the cache."""
     if isinstance(model, str):
-        return load_tokenizer(model)
+        return load_tokenizer(model, trust)
     if not isinstance(model.tokenizer, TrainedTokenizer):
-        return load_tokenizer(model.tokenizer)
+        return load_tokenizer(model.tokenizer, trust)
     settings = model.tokenizer
     folder = default_cache_folder().parent / "tokenizers" / tokenizer_key(settings)
     if find_fault(folder) is not None:
@@ -158,11 +170,15 @@ def base_tokenizer(model: NewModel | str) -> PreTrainedTokenizerBase:
 
 
 def stage_tokenizer(loaded: LoadedRecipe, index: int) -> PreTrainedTokenizerBase:
-    """The tokenizer of a stage, with the chat template that the stages before it leave."""
+    """The tokenizer of a stage, with its tokens, and the chat template that the stages before it
+    leave.
+    """
     recipe = loaded.recipe
-    tokenizer = base_tokenizer(recipe.model)
-    for before in recipe.stages[:index]:  # each stage saves its template with its result
+    tokenizer = base_tokenizer(recipe.model, Trust.of(recipe.trust))
+    for before in recipe.stages[:index]:  # each stage saves its tokens and template with its result
+        add_tokens(tokenizer, before.settings.add_tokens)
         tokenizer.chat_template = result_template(before.settings, tokenizer, date=today())
+    add_tokens(tokenizer, recipe.stages[index].settings.add_tokens)
     return tokenizer
 
 
@@ -240,7 +256,7 @@ def check_recipe(loaded: LoadedRecipe) -> list[Finding]:
     recipe = loaded.recipe
     attempt(lambda: choose_device(recipe.device))
     attempt(lambda: check_model(recipe))
-    if attempt(lambda: base_tokenizer(recipe.model)) is None:
+    if attempt(lambda: base_tokenizer(recipe.model, Trust.of(recipe.trust))) is None:
         return findings
     for index, stage in enumerate(recipe.stages):
         found = attempt(lambda index=index: check_stage(loaded, index))
@@ -272,25 +288,22 @@ def check_stage(loaded: LoadedRecipe, index: int) -> list[str]:
 
 
 def check_model(recipe: Recipe) -> None:
-    """The model's configuration and the adapters' targets on the meta device, without weights."""
-    with torch.device("meta"):
-        if isinstance(recipe.model, NewModel):
-            model = new_model(recipe.model.architecture, dict(recipe.model.config))
-        else:
-            try:
-                config = AutoConfig.from_pretrained(find_model(Start.at(recipe.model).base))
-                model = AutoModelForCausalLM.from_config(config)
-            except (OSError, ValueError, KeyError) as error:
-                raise UserError(
-                    f'model: "{recipe.model}" cannot be used: {first_line(error)}',
-                    hint="expected a Hub id, or a folder with config.json of a causal language "
-                    "model",
-                    exit_code=2,
-                ) from error
+    """The model's files, its configuration, and what the adapters train of it, without weights."""
+    trust = Trust.of(recipe.trust)
+    if isinstance(recipe.model, NewModel):
+        tokenizer = base_tokenizer(recipe.model, trust)
+        rows = {"vocab_size": len(tokenizer)} | dict(recipe.model.config)
+        with torch.device("meta"):
+            model = new_model(recipe.model.architecture, rows)
+        check_sizes(model, tokenizer)
+    else:
+        model = check_start(Start.at(recipe.model, trust))
     for stage in recipe.stages:
         adapter = adapter_of(stage.settings)
         if isinstance(adapter, Lora):
             choose_targets(model, adapter.targets)
+            if stage.settings.add_tokens:
+                check_rows(model)
 
 
 def load_result(run: Run, stage: int | str | None = None) -> Artifact:
@@ -298,8 +311,9 @@ def load_result(run: Run, stage: int | str | None = None) -> Artifact:
     run began.
     """
     quieten_libraries()
-    device = choose_device(run.loaded_recipe().recipe.device)
-    return load_artifact(find_result(run, stage), device)
+    recipe = run.loaded_recipe().recipe
+    device, trust = choose_device(recipe.device), Trust.of(recipe.trust)
+    return load_artifact(find_result(run, stage), device, trust=trust)
 
 
 def find_result(run: Run, stage: int | str | None = None) -> str:

@@ -27,6 +27,7 @@ from hone.optim import describe_cut_warmup, make_optimizer
 from hone.recipe.schema import Data, Full, Lora, Recipe, Sft, TrainingStage
 from hone.runs import Run
 from hone.sampling import Rendering
+from hone.signals import StepReached
 from hone.stages.data import (
     StageData,
     describe_repeats,
@@ -36,8 +37,10 @@ from hone.stages.data import (
     split_data,
 )
 from hone.stages.progress import StageProgress
-from hone.stages.start import Start, build_model, check_sizes, open_tokenizer
+from hone.stages.start import Start, build_model, open_tokenizer
+from hone.stages.surroundings import lock_base
 from hone.training import Training
+from hone.vocabulary import NONE, AddedTokens, add_tokens, describe_added
 
 STATUS_EVERY_S = 1.0
 
@@ -50,7 +53,9 @@ def adapter_of(settings: TrainingStage) -> Lora | Full:
 class SupervisedStage:
     """One stage of a run while it works: its place, its settings and what it tells the person."""
 
-    def __init__(self, run: Run, recipe: Recipe, index: int, console: Console) -> None:
+    def __init__(
+        self, run: Run, recipe: Recipe, index: int, console: Console, last_step: int | None = None
+    ) -> None:
         self.run = run
         self.recipe = recipe
         self.index = index
@@ -59,15 +64,21 @@ class SupervisedStage:
         self.title = f"{index + 1} {self.method}"
         self.folder = run.stage_folder(index, self.method)
         self.console = console
+        self.last_step = last_step
         self.status_at = 0.0
+        self.added: AddedTokens = NONE
 
     def execute(self, start: Start, device: torch.device) -> Start:
         """Train from `start`; returns where the next stage starts."""
         self.folder.mkdir(parents=True, exist_ok=True)
         tokenizer = open_tokenizer(start)
+        self.added = add_tokens(tokenizer, self.settings.add_tokens)
+        for line in describe_added(tokenizer, self.added):
+            self.console.print(f"{self.title}: {line}", highlight=False, markup=False)
         data = self.open_data(tokenizer)
         training, state = self.make_training(start, data, device)
-        check_sizes(training.model, tokenizer)
+        if self.index == 0:
+            lock_base(self.run, self.recipe, start)
         log = self.folder / "log.txt"
         with StageProgress(self.console, log, self.title, data.total_steps) as progress:
             self.describe(progress, training, data, state)
@@ -75,13 +86,15 @@ class SupervisedStage:
             def report(row: Row) -> None:
                 progress.step(row)
                 self.write_status(row, data.total_steps)
+                if "split" not in row and row["step"] == self.last_step:
+                    raise StepReached(row["step"])
 
             training.report = report
             progress.advance_to(state.step)
             state = fit(training, state)
             self.describe_end(progress, training, state)
             self.save_result(training, state, data.prepared, tokenizer)
-        return Start.at(str(self.folder / "model"))
+        return Start.at(str(self.folder / "model"), start.trust)
 
     def open_data(self, tokenizer: PreTrainedTokenizerBase) -> StageData:
         """The stage's data: of the cache a resumed run began with, or prepared now."""
@@ -107,10 +120,10 @@ class SupervisedStage:
             )
         if locked and locked["key"] != prepared.key:
             raise UserError(
-                f"`{data.path}` has changed since the run `{self.run.name}` began, "
-                "so resuming could not be exact",
-                hint="put the file back as it was, or start a new run: hone run "
-                f"{self.run.path / 'recipe.yaml'}",
+                f"{name} of stage {self.index + 1}: `{data.path}` gives other samples than when "
+                f"the run `{self.run.name}` began, so resuming could not be exact",
+                hint="put file, template, tokenizer and versions back as they were, or start a new "
+                "run",
             )
         self.lock({name: {"key": prepared.key, "sources": prepared.sources}})
         return prepared
@@ -133,6 +146,7 @@ class SupervisedStage:
             start,
             checkpoint,
             adapter,
+            added=self.added,
             folder=self.folder,
             precision=precision,
             device=device,

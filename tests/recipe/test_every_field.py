@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig
 
@@ -78,6 +79,7 @@ TOP = {
     "threads": case("threads=2", differs="threads"),
     "memory": case("memory=50MB", differs="error"),
     "memory.limit": case("memory={limit: 50MB}", differs="error"),
+    "trust": case("trust=[pickle]", start="model=pickled", differs="error weights"),
     "stages": case(TWO_STAGES),
     "pretrain": case(f"stages=[{{pretrain: {{{ONE_STEP}}}}}]", differs="checkpoints"),
     "sft": case(f"stages=[{{sft: {{{ONE_STEP}}}}}]", differs="metrics checkpoints"),
@@ -179,6 +181,7 @@ STAGE = {
     ),
     "precision": case("precision=bf16"),
     "gradient_checkpointing": case("gradient_checkpointing=true", differs="kept", same="weights"),
+    "add_tokens": case("add_tokens=[is before]", differs="weights printed"),
     "layout": case("layout=padded", start="model=bloom", differs="printed"),
     "token_budget": case("token_budget=40", differs="kept printed"),
     "checkpoint.every": case(
@@ -275,6 +278,17 @@ TOGETHER = {
             "sft[1].adapter={targets: [q_proj]}",
         ),
     ),
+    "tokens beside adapters": case(
+        "sft.add_tokens=[is before]",
+        start="sft.adapter={type: lora, rank: 2}",
+        differs="weights printed",
+    ),
+    "tokens that the stage before has added": case(
+        "sft[1].add_tokens=[is before]",
+        start=(TWO_STAGES, "sft[0].add_tokens=[is before]"),
+        differs="printed",
+        same="weights metrics",
+    ),
     "a data set among several is read in its own way": case(
         "sft.data[1].format=text",
         "sft.data[1].columns.messages=dialogue",
@@ -331,6 +345,8 @@ REFUSED = {
     ("memory=8",): "memory",
     ("memory={limit: eight}",): "such as 8GB",
     ("sft.warmup=3",): "something is trained at the full rate",
+    ("sft.add_tokens=[a, b, a]",): "a token is named twice",
+    ("sft.add_tokens=['  ']",): "one of the tokens is blank",
     ("sft.adapter={type: full, rank: 3}",): 'unknown key "rank" with type "full"',
     ("sft.optimizer={type: sgd, epsilon: 1e-8}",): 'unknown key "epsilon" with type "sgd"',
 }
@@ -487,9 +503,10 @@ def describe(run: Run) -> Outcome:
 
 
 def said(console: Console) -> Iterator[str]:
-    """The lines on the console without those that tell the speed."""
+    """The lines on the console without those that tell the speed, or what is free on the disk."""
     assert isinstance(console.file, io.StringIO)
-    return (line for line in console.file.getvalue().splitlines() if "tokens/s" not in line)
+    lines = console.file.getvalue().splitlines()
+    return (line for line in lines if "tokens/s" not in line and "disk: " not in line)
 
 
 # --- What the runs stand on ----------------------------------------------------------------------
@@ -563,6 +580,9 @@ def write_models(folder: Path) -> None:
     }.items():
         AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+    pickled = shutil.copytree(folder / "llama", folder / "pickled")
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
 
 
 def write_hub_data(folder: Path) -> None:
@@ -627,8 +647,9 @@ def test_the_same_recipe_has_the_same_outcome(folder: Path, observe: Observe) ->
 
 
 def test_a_stage_is_shown_with_the_template_of_the_stage_before(folder: Path) -> None:
-    """What `hone data show` prepares is what the run trains on."""
+    """What `hone data show` prepares is what the run trains on, with the tokens of each stage."""
     overrides = [TWO_STAGES, "sft[0].data.template=brackets.jinja"]
+    overrides += ["sft[0].add_tokens=[is after]", "sft[1].add_tokens=[and so on]"]
     loaded = load_recipe(folder / "sft.yaml", overrides)
     run = create_run(loaded, "shown", folder / "runs")
     run_recipe(run, console=Console(file=io.StringIO()))

@@ -177,7 +177,8 @@ def test_messages(tmp_path: Path, override: str, message: str) -> None:
         ("steps=3", 'unknown key "steps"; did you mean "sft.steps"?'),
         (
             "xyz=3",
-            'unknown key "xyz"; expected one of model, seed, device, threads, memory, stages',
+            'unknown key "xyz"; expected one of model, seed, device, threads, memory, trust, '
+            "stages",
         ),
         ("pretrain.steps=3", 'there is no stage "pretrain"; the recipe has sft'),
         ("sft[1].steps=3", "there is no sft[1]; the recipe has sft"),
