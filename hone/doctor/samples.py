@@ -91,13 +91,14 @@ def make_samples(
     rendered = sorted(render_all(examples, renderer), key=lambda t: len(t.ids), reverse=True)
     found = []
     for tokens in rendered[: NUM_SAMPLES - 2]:
-        if len(tokens.ids) > longest:
-            tokens = shortened(tokens, longest, "keep_end", renderer.begin_ids)
+        limit = longest - len(found) % 4 * (longest // 8)  # equal lengths need no padding
+        if len(tokens.ids) > limit:
+            tokens = shortened(tokens, limit, "keep_end", renderer.begin_ids)
         if tokens.trained[1:].any():
             found.append(Segment(tokens.ids, tokens.trained))
     draw = np.random.Generator(np.random.Philox(derive_seed(seed, "doctor", "tokens")))
     while len(found) < NUM_SAMPLES:
-        length = int(draw.integers(max(SHORTEST, longest // 2), longest + 1))
+        length = int(draw.integers(longest // 2, longest + 1))
         ids = draw.integers(0, vocabulary, length).astype(np.int32)
         found.append(Segment(ids, np.arange(length) >= length // 4))
     return [Sample(n, (segment,)) for n, segment in enumerate(found)]
