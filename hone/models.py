@@ -8,9 +8,9 @@ probing it against plain forwards of itself.
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,8 +26,10 @@ from hone.errors import UserError
 from hone.forest import ROW_MULTIPLE, Batch, count_step, make_batch
 from hone.hub import find_model
 from hone.logprobs import Head, compute_logprobs
+from hone.quantisation import quantise, write_quantisation
 from hone.recipe.schema import TrainingStage
 from hone.records import Sample, Segment
+from hone.stacking import is_stacked, save_stacked
 
 # Relative distance of log-probabilities up to which two ways of computing them count as the same.
 # fp64 models still compute norms and positions in fp32.
@@ -43,7 +45,7 @@ class LanguageModel:
     lie.
 
     layout is "forest", "padded" or "alone" (padded, one path at a time); layout_reason says why it
-    is not the forest.
+    is not the forest. remarks: what was derived while it was made, in words.
     """
 
     module: PreTrainedModel | PeftModel
@@ -51,6 +53,7 @@ class LanguageModel:
     precision: Precision
     layout: str = "forest"
     layout_reason: str = ""
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def causal(self) -> PreTrainedModel:
@@ -136,8 +139,19 @@ def load_model(
     return join_model(module, precision, layout=layout)
 
 
-def read_weights(source: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The transformers model of a folder or Hub id; safetensors only, no remote code."""
+def read_quantised(
+    source: str, bits: int, dtype: torch.dtype, device: torch.device
+) -> PreTrainedModel:
+    """The same with its linear layers packed to 4 or 8 bits, on `device`. The packed weights depend
+    on the files alone, `dtype` is the format of all the rest.
+    """
+    return quantise(read_weights(source, "auto"), bits, dtype, device)
+
+
+def read_weights(source: str, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
+    """The transformers model of a folder or Hub id; safetensors only, no remote code. `auto`: in
+    the files' own format.
+    """
     folder = find_model(source, weights=True)
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
@@ -340,7 +354,9 @@ def save_model(
 
     conceal: what is done to the base's name before it is written into an adapter's folder.
     """
-    if isinstance(module, PeftModel):
+    if isinstance(module, PeftModel) and is_stacked(module):
+        save_stacked(module, folder, conceal)
+    elif isinstance(module, PeftModel):
         for config in module.peft_config.values():  # PEFT keeps the targets as a set, in hash order
             config.target_modules = sorted(config.target_modules)
             if config.base_model_name_or_path:
@@ -348,4 +364,5 @@ def save_model(
         module.save_pretrained(folder, save_embedding_layers=False)  # else it asks the Hub
     else:
         module.save_pretrained(folder)
+    write_quantisation(module, folder)
     (folder / "README.md").unlink(missing_ok=True)  # an empty form of PEFT's

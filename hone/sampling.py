@@ -14,8 +14,10 @@ import torch
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel
 
+from hone.adapters import open_adapter
 from hone.data.chat import Renderer
-from hone.models import load_tokenizer, read_weights
+from hone.models import load_tokenizer, read_quantised, read_weights
+from hone.quantisation import read_quantisation
 from hone.runs import reveal
 from hone.signals import check_stop
 
@@ -125,15 +127,23 @@ def base_of_adapter(folder: Path) -> str | None:
     return reveal(json.loads(path.read_text())["base_model_name_or_path"])
 
 
+def read_base(
+    source: str, adapter: Path, device: torch.device, dtype: torch.dtype
+) -> PreTrainedModel:
+    """The base of an adapter's folder, packed as it was while the adapter was trained."""
+    bits = read_quantisation(adapter)
+    return read_quantised(source, bits, dtype, device) if bits else read_weights(source, dtype)
+
+
 def load_artifact(
     source: str, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Artifact:
     """Open a model folder, an adapter folder or a Hub id for generation."""
     folder = Path(source)
     base = base_of_adapter(folder) if folder.is_dir() else None
-    module: PreTrainedModel | PeftModel = read_weights(base or source, dtype)
+    module: PreTrainedModel | PeftModel = read_base(base or source, folder, device, dtype)
     if base:
-        module = PeftModel.from_pretrained(module, source)
+        module = open_adapter(module, folder)
     module.eval().to(device)
     tokenizer = load_tokenizer(source)
     rendering = _read_rendering(folder)

@@ -15,7 +15,6 @@ from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from hone.adapters import choose_targets
 from hone.checkpoints import find_fault, write_folder
 from hone.data.chat import Renderer
 from hone.data.prepared import Prepared, default_cache_folder
@@ -29,13 +28,14 @@ from hone.device import (
     use_threads,
 )
 from hone.errors import UserError
+from hone.extras import check_extra
 from hone.hub import find_model
 from hone.models import first_line, load_tokenizer, new_model, save_model
 from hone.recipe.load import LoadedRecipe
-from hone.recipe.schema import Lora, NewModel, Recipe, TrainedTokenizer
+from hone.recipe.schema import AdamW8bit, NewModel, QLora, Recipe, TrainedTokenizer
 from hone.runs import Run
 from hone.sampling import Artifact, load_artifact
-from hone.stages.start import Start
+from hone.stages.start import Start, check_adapters
 from hone.stages.supervised import (
     SupervisedStage,
     adapter_of,
@@ -60,6 +60,7 @@ def run_recipe(run: Run, *, console: Console) -> None:
     """
     quieten_libraries()
     recipe = run.loaded_recipe().recipe
+    check_extras(recipe)
     lock_surroundings(run, recipe)
     device = choose_device(recipe.device)
     make_deterministic(device)
@@ -163,6 +164,7 @@ def check_recipe(loaded: LoadedRecipe) -> list[Finding]:
     quieten_libraries()
     recipe = loaded.recipe
     attempt(lambda: choose_device(recipe.device))
+    attempt(lambda: check_extras(recipe))
     attempt(lambda: check_model(recipe))
     if attempt(lambda: base_tokenizer(recipe.model)) is None:
         return findings
@@ -207,10 +209,17 @@ def check_model(recipe: Recipe) -> None:
                     "model",
                     exit_code=2,
                 ) from error
+    start = None if isinstance(recipe.model, NewModel) else Start.at(recipe.model)
+    check_adapters(model, start, [adapter_of(stage.settings) for stage in recipe.stages])
+
+
+def check_extras(recipe: Recipe) -> None:
+    """Raises UserError where the recipe asks for a package that is not installed."""
     for stage in recipe.stages:
-        adapter = adapter_of(stage.settings)
-        if isinstance(adapter, Lora):
-            choose_targets(model, adapter.targets)
+        if isinstance(adapter_of(stage.settings), QLora):
+            check_extra("bitsandbytes", "`adapter.type: qlora`")
+        if isinstance(stage.settings.optimizer, AdamW8bit):
+            check_extra("bitsandbytes", "`optimizer.type: adamw_8bit`")
 
 
 def load_result(run: Run, stage: int | str | None = None) -> Artifact:

@@ -1,21 +1,39 @@
 """Where a stage starts: the base model or the result of the stage before, and its model."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from hone.adapters import add_lora, choose_targets, use_fast_forward
+from hone.adapters import (
+    add_lora,
+    choose_before,
+    found_kind,
+    open_adapter,
+    use_fast_forward,
+    wished_kind,
+)
 from hone.checkpoints import find_fault, write_folder
 from hone.device import Precision, seed_torch
 from hone.errors import UserError
 from hone.hub import find_model
-from hone.models import LanguageModel, join_model, load_tokenizer, read_weights, save_model
-from hone.recipe.schema import Full, Lora
+from hone.models import (
+    LanguageModel,
+    join_model,
+    load_tokenizer,
+    read_quantised,
+    read_weights,
+    save_model,
+)
+from hone.quantisation import read_quantisation
+from hone.recipe.schema import Full, LowRank, QLora
 from hone.sampling import base_of_adapter
+from hone.stacking import restore_new, stack
+from hone.targets import choose_blocks, describe_targets, train_blocks
 
 
 @dataclass(frozen=True)
@@ -39,7 +57,7 @@ class Start:
 def build_model(
     start: Start,
     checkpoint: Path | None,
-    adapter: Lora | Full,
+    adapter: LowRank | Full,
     *,
     folder: Path,
     precision: Precision,
@@ -58,43 +76,108 @@ def build_model(
         if start.adapter and not checkpoint:
             weights = merge(weights, start.adapter)
         model = join_model(weights.to(device), precision, layout=layout)
-        model.module.requires_grad_(True)
+        train_blocks(model.causal, adapter.layers)
         return model
-    continued = continues(start, adapter)
-    base = start.base if continued or not start.adapter else str(merged_base(start, folder))
-    model = join_model(read_weights(base, precision.weights).to(device), precision, layout=layout)
-    existing = checkpoint or (start.adapter if continued else None)
-    if existing:
-        config = LoraConfig.from_pretrained(str(existing))
-        config.lora_dropout = adapter.dropout  # may be another one than in the stage before
-        model.module = PeftModel.from_pretrained(
-            model.causal, str(existing), is_trainable=True, config=config
-        )
-    else:
-        seed_torch(*seed, "adapter")
-        model.module = add_lora(model.causal, adapter)
+    before = plan_adapter(start, adapter)
+    base = str(merged_base(start, folder)) if before == "merge" else start.base
+    bits = adapter.bits if isinstance(adapter, QLora) else None
+    weights = (
+        read_quantised(base, bits, precision.weights, device)
+        if bits
+        else read_weights(base, precision.weights).to(device)
+    )
+    model = join_model(weights, precision, layout=layout)
+    model.remarks += describe_adapter(model.causal, start, adapter, before)
+    seed_torch(*seed, "adapter")
+    model.module = wrap(model.causal, start, checkpoint, adapter, before)
     use_fast_forward(model.module)
     return model
 
 
-def continues(start: Start, adapter: Lora) -> bool:
-    """True where the stage goes on with the adapter of the stage before: same rank, scale and
-    layers.
-    """
-    if start.adapter is None:
-        return False
-    before = LoraConfig.from_pretrained(str(start.adapter))
+def wrap(
+    causal: PreTrainedModel,
+    start: Start,
+    checkpoint: Path | None,
+    adapter: LowRank,
+    before: str | None,
+) -> PeftModel:
+    """A base model with its adapters: fresh ones, those of the stage before, or a checkpoint's."""
+    if before == "stack":
+        assert start.adapter is not None
+        stacked = add_lora(causal, adapter)
+        stack(stacked, start.adapter)
+        if checkpoint:
+            restore_new(stacked, checkpoint)
+        return stacked
+    existing = checkpoint or (start.adapter if before == "continue" else None)
+    if existing:
+        return open_adapter(causal, existing, dropout=adapter.dropout, trainable=True)
+    return add_lora(causal, adapter)
+
+
+def describe_adapter(
+    causal: PreTrainedModel, start: Start, adapter: LowRank, before: str | None
+) -> list[str]:
+    """What follows from the recipe and the model, in words."""
+    remarks = []
+    if mapped := describe_targets(causal, adapter.targets):
+        remarks.append(f"targets mapped to this model's layers: {mapped}")
+    if before:
+        assert start.adapter is not None
+        done = {
+            "continue": "trained on",
+            "merge": "merged into the base in fp32",
+            "stack": "frozen, with a new one on top; both are saved as one",
+        }[before]
+        remarks.append(f"the adapter of the stage before is {done}")
+        if before == "merge" and read_quantisation(start.adapter):
+            remarks.append(
+                "it was trained beside packed weights and is merged into those of the base itself, "
+                "so that the model starts slightly elsewhere"
+            )
+    return remarks
+
+
+def empty_base(source: str) -> PreTrainedModel:
+    """The base of a start, without weights."""
     with torch.device("meta"):
-        config = AutoConfig.from_pretrained(find_model(start.base))
-        base = AutoModelForCausalLM.from_config(config)
-    same_layers = set(before.target_modules or ()) == set(choose_targets(base, adapter.targets))
-    return (before.r, before.lora_alpha) == (adapter.rank, adapter.alpha) and same_layers
+        config = AutoConfig.from_pretrained(find_model(source))
+        return AutoModelForCausalLM.from_config(config)
+
+
+def plan_adapter(start: Start, adapter: LowRank) -> str | None:
+    """What is done with the adapter that a stage starts from; see `adapters.choose_before`."""
+    if start.adapter is None and adapter.before in ("auto", "merge"):
+        return None
+    base = empty_base(start.base)
+    found = found_kind(start.adapter, base) if start.adapter else None
+    return choose_before(found, wished_kind(adapter, base), adapter.before)
+
+
+def check_adapters(
+    model: PreTrainedModel, start: Start | None, adapters: Iterable[LowRank | Full]
+) -> None:
+    """Raises UserError for targets, layers and `before` of a recipe's stages that cannot be.
+
+    model: the base, which may be without weights. start: where the first stage starts; None for a
+    new model.
+    """
+    found = found_kind(start.adapter, model) if start and start.adapter else None
+    for adapter in adapters:
+        if isinstance(adapter, Full):
+            found = None
+            if adapter.layers != "all":
+                choose_blocks(model, adapter.layers)
+            continue
+        wished = wished_kind(adapter, model)
+        done = choose_before(found, wished, adapter.before)
+        found = wished.on(found) if done == "stack" and found else wished
 
 
 def merge(weights: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     """The base with an adapter folded into its weights, in fp32, in the base's format."""
     dtype = weights.dtype
-    merged = PeftModel.from_pretrained(weights.float(), str(adapter)).merge_and_unload()
+    merged = open_adapter(weights.float(), adapter).merge_and_unload()
     return merged.to(dtype)
 
 
@@ -121,6 +204,3 @@ def check_sizes(model: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> Non
             f"the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings",
             hint="the folder mixes files of two models; expected as many embeddings as tokens",
         )
-
-
-__all__ = ["Start", "build_model", "check_sizes", "choose_targets", "open_tokenizer"]

@@ -22,7 +22,8 @@ from hone.losses import LOSSES
 from hone.metrics import Row
 from hone.models import choose_token_budget, save_model
 from hone.optim import make_optimizer, warmup_steps
-from hone.recipe.schema import Data, Evaluation, Full, Lora, Recipe, Sft, TrainingStage
+from hone.quantisation import count_weights
+from hone.recipe.schema import Data, Evaluation, Full, LowRank, Recipe, Sft, TrainingStage
 from hone.records import Sample
 from hone.runs import Run
 from hone.sampling import Rendering
@@ -64,7 +65,7 @@ class StageData:
     total_steps: int
 
 
-def adapter_of(settings: TrainingStage) -> Lora | Full:
+def adapter_of(settings: TrainingStage) -> LowRank | Full:
     """What the stage trains."""
     return settings.adapter if isinstance(settings, Sft) else Full()
 
@@ -241,7 +242,7 @@ class SupervisedStage:
         """Say what was derived before the first step."""
         model, report = training.model, data.prepared.report
         trained = sum(p.numel() for _, p in model.trainable())
-        total = sum(p.numel() for p in model.module.parameters())
+        total = count_weights(model.module)
         dropped = {
             name: report[name]
             for name in ("truncated", "dropped_overlong", "dropped_untrained", "skipped_rows")
@@ -258,6 +259,7 @@ class SupervisedStage:
             f"{trained:,} of {total:,} parameters trained on {model.device.type}",
             f"precision {compute}: {model.precision.reason}",
             f"layout {model.layout}{reason}, {training.token_budget:,} tokens at once",
+            *model.remarks,
             f"step {state.step} of {data.total_steps}",
         ):
             progress.say(f"{self.title}: {line}")
