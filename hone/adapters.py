@@ -78,7 +78,10 @@ def wished_kind(settings: LowRank, model: PreTrainedModel) -> Kind:
 def found_kind(folder: Path, model: PreTrainedModel) -> Kind:
     """The kind of an adapter on disk. model: its base, which may be without weights."""
     config = LoraConfig.from_pretrained(str(folder))
-    more = (config.modules_to_save, config.rank_pattern, config.alpha_pattern)
+    more = (
+        *(config.modules_to_save, config.trainable_token_indices),
+        *(config.rank_pattern, config.alpha_pattern),
+    )
     names = (name for name, _ in model.named_modules() if name)
     return Kind(
         rank=config.r,

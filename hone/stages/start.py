@@ -76,6 +76,7 @@ def build_model(
         if start.adapter and not checkpoint:
             weights = merge(weights, start.adapter)
         model = join_model(weights.to(device), precision, layout=layout)
+        model.remarks += describe_before(start, "merge" if start.adapter else None)
         train_blocks(model.causal, adapter.layers)
         return model
     before = plan_adapter(start, adapter)
@@ -87,7 +88,9 @@ def build_model(
         else read_weights(base, precision.weights).to(device)
     )
     model = join_model(weights, precision, layout=layout)
-    model.remarks += describe_adapter(model.causal, start, adapter, before)
+    if mapped := describe_targets(model.causal, adapter.targets):
+        model.remarks.append(f"targets mapped to this model's layers: {mapped}")
+    model.remarks += describe_before(start, before)
     seed_torch(*seed, "adapter")
     model.module = wrap(model.causal, start, checkpoint, adapter, before)
     use_fast_forward(model.module)
@@ -115,26 +118,22 @@ def wrap(
     return add_lora(causal, adapter)
 
 
-def describe_adapter(
-    causal: PreTrainedModel, start: Start, adapter: LowRank, before: str | None
-) -> list[str]:
-    """What follows from the recipe and the model, in words."""
-    remarks = []
-    if mapped := describe_targets(causal, adapter.targets):
-        remarks.append(f"targets mapped to this model's layers: {mapped}")
-    if before:
-        assert start.adapter is not None
-        done = {
-            "continue": "trained on",
-            "merge": "merged into the base in fp32",
-            "stack": "frozen, with a new one on top; both are saved as one",
-        }[before]
-        remarks.append(f"the adapter of the stage before is {done}")
-        if before == "merge" and read_quantisation(start.adapter):
-            remarks.append(
-                "it was trained beside packed weights and is merged into those of the base itself, "
-                "so that the model starts slightly elsewhere"
-            )
+def describe_before(start: Start, before: str | None) -> list[str]:
+    """What is done with the adapter that a stage starts from, in words."""
+    if before is None:
+        return []
+    assert start.adapter is not None
+    done = {
+        "continue": "trained on",
+        "merge": "merged into the base in fp32",
+        "stack": "frozen, with a new one on top; both are saved as one",
+    }[before]
+    remarks = [f"the adapter before is {done}"]
+    if before == "merge" and read_quantisation(start.adapter):
+        remarks.append(
+            "it was trained beside packed weights and is merged into those of the base itself, "
+            "so that this stage starts slightly elsewhere"
+        )
     return remarks
 
 

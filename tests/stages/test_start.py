@@ -9,9 +9,11 @@ from peft import PeftModel
 from hone.adapters import add_lora, open_adapter
 from hone.device import Precision
 from hone.errors import UserError
+from hone.extras import EXTRAS, Extra
 from hone.models import read_quantised, read_weights, save_model
-from hone.recipe.schema import Full, Lora, LowRank, QLora
+from hone.recipe.schema import AdamW8bit, Data, Full, Lora, LowRank, QLora, Recipe, Sft, Stage
 from hone.sampling import read_base
+from hone.stages.run import check_extras
 from hone.stages.start import Start, build_model, check_adapters
 from tests.tiny import make_model
 
@@ -132,7 +134,7 @@ def test_merging_can_be_asked_for(chain, tmp_path: Path) -> None:
     model = build(Start.at(str(adapter)), Lora(rank=4, before="merge"), tmp_path / "stage")
     torch.testing.assert_close(logits(model.module), expected, rtol=1e-4, atol=1e-4)
     assert (tmp_path / "stage" / "base").is_dir()
-    assert model.remarks == ["the adapter of the stage before is merged into the base in fp32"]
+    assert model.remarks == ["the adapter before is merged into the base in fp32"]
     assert all(not p.any() for name, p in model.trainable() if "lora_B" in name)
 
 
@@ -265,6 +267,9 @@ def test_on_packed_weights(name: str, bits: int, tmp_path: Path) -> None:
     # Merged, it stands on the base's own weights, and that is said.
     merged = build(Start.at(str(adapter)), QLora(rank=8, bits=bits), tmp_path / "merged")
     assert "packed weights" in merged.remarks[-1]
+    full = build(Start.at(str(adapter)), Full(), tmp_path / "full")
+    assert "packed weights" in full.remarks[-1]
+    torch.testing.assert_close(logits(full.module), logits(plain), rtol=1e-4, atol=1e-4)
     on_disk = read_weights(str(tmp_path / "merged" / "base"), torch.float32)
     torch.testing.assert_close(logits(on_disk), logits(plain), rtol=1e-4, atol=1e-4)
 
@@ -299,3 +304,34 @@ def test_the_stages_of_a_recipe_are_checked_without_weights(chain) -> None:
     ]:
         with pytest.raises(UserError, match=words):
             check_adapters(model, start, stages)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [QLora(rank=2), QLora(rank=2, bits=8), Lora(rank=2, dora=True), QLora(rank=2, dora=True)],
+    ids=str,
+)
+def test_every_kind_computes_and_learns_in_bf16(settings: LowRank, tmp_path: Path) -> None:
+    base, adapter, expected = make_chain(tmp_path, "qwen3", settings)
+    bf16 = Precision(torch.bfloat16, torch.bfloat16, "for the test")
+    keywords = {"folder": tmp_path / "stage", "device": torch.device("cpu"), "layout": "auto"}
+    start = Start.at(str(base))
+    model = build_model(start, adapter, settings, precision=bf16, seed=(0, 1), **keywords)
+    assert {p.dtype for _, p in model.trainable()} == {torch.float32}
+    assert model.layout == "forest", model.layout_reason
+    model.causal.set_attn_implementation("sdpa")
+    assert (logits(model.module).float() - expected).norm() < 0.1 * expected.norm()
+    model.module.train()(input_ids=IDS).logits.square().mean().backward()
+    assert all(p.grad is not None and p.grad.any() for _, p in model.trainable())
+
+
+@pytest.mark.parametrize(
+    "wish", [{"adapter": QLora()}, {"optimizer": AdamW8bit()}], ids=["qlora", "adamw_8bit"]
+)
+def test_a_missing_package_is_named_before_anything_is_done(wish, monkeypatch) -> None:
+    recipe = Recipe(model="x", stages=[Stage(sft=Sft(data=Data(path="x"), **wish))])
+    check_extras(recipe)
+    monkeypatch.setitem(EXTRAS, "bitsandbytes", Extra(("no_such_module",), ""))
+    with pytest.raises(UserError, match="needs no_such_module, which is not installed") as caught:
+        check_extras(recipe)
+    assert caught.value.hint == "pip install 'hone-llm[bitsandbytes]'"
