@@ -113,6 +113,11 @@ def total_memory_bytes(device: torch.device) -> int:
     return min(total, int(text)) if text.isdigit() else total
 
 
+def data_bytes() -> int:
+    """Private memory this process has asked for (VmData): what `RLIMIT_DATA` counts."""
+    return _status_bytes("VmData")
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """The most memory held since the start or the last reset: the GPU's allocator, or this
     process's VmHWM.

@@ -13,7 +13,7 @@ from transformers.optimization import Adafactor as TransformersAdafactor
 
 from hone.errors import UserError
 from hone.quantisation import import_bitsandbytes
-from hone.recipe.schema import Adafactor, AdamW, AdamW8bit, Optimizer, TrainingStage
+from hone.recipe.schema import Adafactor, AdamW, AdamW8bit, Optimizer, TrainingStage, WarmUp
 
 _SHARED = ("|qmap1", "|qmap2")  # what the 8-bit numbers of AdamW8bit stand for
 
@@ -60,7 +60,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 def warmup_steps(settings: TrainingStage, total: int) -> int:
     """Steps of warm-up; raises UserError when nothing would be left at the full rate."""
     asked = settings.warmup
-    steps = asked if isinstance(asked, int) else round(asked * total)
+    if isinstance(asked, WarmUp):
+        # 0.29 * 100 is 28.999999999999996
+        steps = min(asked.steps, math.floor(asked.at_most * total + 1e-9))
+    else:
+        steps = asked if isinstance(asked, int) else round(asked * total)
     if steps and steps >= total:
         raise UserError(
             f"warmup: {asked} gives {steps} steps of warm-up and the stage has {total}; "
@@ -69,6 +73,16 @@ def warmup_steps(settings: TrainingStage, total: int) -> int:
             exit_code=2,
         )
     return steps
+
+
+def describe_cut_warmup(settings: TrainingStage, total: int) -> str | None:
+    """What is said of a warm-up that is shorter than asked for; None where it is not."""
+    asked, steps = settings.warmup, warmup_steps(settings, total)
+    if not isinstance(asked, WarmUp) or steps == asked.steps:
+        return None
+    words = f"{steps:,} step" if steps == 1 else f"{steps:,} steps"
+    share = f"{100 * asked.at_most:g} % of the stage's {total:,}"
+    return f"warm-up: {words}, {share}, instead of {asked.steps:,}"
 
 
 def make_schedule(settings: TrainingStage, total: int) -> Callable[[int], float]:

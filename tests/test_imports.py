@@ -24,11 +24,13 @@ ABOVE_THE_LINE = [
     "seeds",
     "runs",
     "metrics",
+    "quarantine",
     "data",
 ]
 BELOW_THE_LINE = [
     "forest",
     "device",
+    "memory",
     "attention",
     "logprobs",
     "targets",
@@ -39,6 +41,9 @@ BELOW_THE_LINE = [
     "losses",
     "optim",
     "checkpoints",
+    "training",
+    "early_stopping",
+    "forecast",
     "fit",
     "sampling",
     "stages",

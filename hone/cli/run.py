@@ -61,6 +61,8 @@ def run(
 
 def execute(run: "Run", console: "Console") -> None:
     """One attempt at a run; however it ends, it is said what can be done next."""
+    from hone.runs import CRASHED
+
     resume = f"hone resume {run.reference}"
     try:
         with run.attempt():
@@ -72,7 +74,8 @@ def execute(run: "Run", console: "Console") -> None:
             say(console, f"{stop}; go on: {resume}")
         raise
     except UserError as error:
-        if run.status()["state"] != "failed":  # another process works on it
+        # Another state says that another process works on it; a full disk keeps "failed" from it.
+        if run.status()["state"] not in ("failed", CRASHED):
             raise
         hint = f"{error.hint}\n      then go on: {resume}" if error.hint else f"go on: {resume}"
         raise UserError(error.message, hint=hint, exit_code=error.exit_code) from error
