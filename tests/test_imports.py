@@ -22,10 +22,17 @@ ABOVE_THE_LINE = [
     "hub",
     "records",
     "seeds",
+    "locks",
+    "concealing",
     "runs",
     "metrics",
+    "removal",
     "quarantine",
     "data",
+    "provenance",
+    "changes",
+    "comparison",
+    "reproduction",
 ]
 BELOW_THE_LINE = [
     "forest",

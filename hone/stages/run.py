@@ -51,6 +51,7 @@ from hone.stages.data import (
 from hone.stages.progress import StageProgress
 from hone.stages.start import Start, check_adapters
 from hone.stages.supervised import SupervisedStage, adapter_of
+from hone.stages.surroundings import lock_device
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,11 @@ class Finding:
     hint: str | None = None
 
 
-def run_recipe(run: Run, *, console: Console) -> None:
+def run_recipe(run: Run, *, console: Console, until: tuple[int, int] | None = None) -> None:
     """Do all stages that are not finished. Raises UserError and StopRequested; the caller owns the
     run's state.
+
+    until: (stage from 1, step) after which StepReached is raised.
     """
     quieten_libraries()
     recipe = run.loaded_recipe().recipe
@@ -72,6 +75,10 @@ def run_recipe(run: Run, *, console: Console) -> None:
     lock_surroundings(run, recipe)
     device = choose_device(recipe.device)
     make_deterministic(device)
+    for change in lock_device(run, recipe, device):
+        run.event("device_changed", change=change)
+        message = f"warning: the result may differ, the device has changed: {change}"
+        console.print(message, highlight=False, soft_wrap=True, markup=False)
     with memory_limit(recipe, device):
         start = prepare_base(run, recipe, console)
         for index, stage in enumerate(recipe.stages):
@@ -80,7 +87,9 @@ def run_recipe(run: Run, *, console: Console) -> None:
                 start = Start.at(str(result))
                 continue
             run.event("stage", stage=index + 1, method=stage.method)
-            start = SupervisedStage(run, recipe, index, console).execute(start, device)
+            last_step = until[1] if until and until[0] == index + 1 else None
+            work = SupervisedStage(run, recipe, index, console, last_step)
+            start = work.execute(start, device)
 
 
 @contextmanager
