@@ -9,7 +9,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -50,8 +50,10 @@ from hone.model_files import (
     some_of,
     uses_pickle,
 )
+from hone.quantisation import quantise, write_quantisation
 from hone.recipe.schema import TrainingStage
 from hone.records import Sample, Segment
+from hone.stacking import is_stacked, save_stacked
 
 # Relative distance of log-probabilities up to which two ways of computing them count as the same.
 # fp64 models still compute norms and positions in fp32.
@@ -69,7 +71,7 @@ class LanguageModel:
     lie.
 
     layout is "forest", "padded" or "alone" (padded, one path at a time); layout_reason says why it
-    is not the forest.
+    is not the forest. remarks: what was derived while it was made, in words.
     """
 
     module: PreTrainedModel | PeftModel
@@ -77,6 +79,7 @@ class LanguageModel:
     precision: Precision
     layout: str = "forest"
     layout_reason: str = ""
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def causal(self) -> PreTrainedModel:
@@ -171,6 +174,15 @@ def load_model(
     """
     module = read_weights(source, precision.weights, trust).to(device)
     return join_model(module, precision, layout=layout)
+
+
+def read_quantised(
+    source: str, bits: int, dtype: torch.dtype, device: torch.device, trust: Trust = NOTHING
+) -> PreTrainedModel:
+    """The same with its linear layers packed to 4 or 8 bits, on `device`. The packed weights depend
+    on the files alone, `dtype` is the format of all the rest.
+    """
+    return quantise(read_weights(source, "auto", trust), bits, dtype, device)
 
 
 def read_weights(
@@ -456,7 +468,9 @@ def save_model(
 
     conceal: what is done to the base's name before it is written into an adapter's folder.
     """
-    if isinstance(module, PeftModel):
+    if isinstance(module, PeftModel) and is_stacked(module):
+        save_stacked(module, folder, conceal)
+    elif isinstance(module, PeftModel):
         for config in module.peft_config.values():  # PEFT keeps the targets as a set, in hash order
             config.target_modules = sorted(config.target_modules)
             if config.base_model_name_or_path:
@@ -464,4 +478,5 @@ def save_model(
         module.save_pretrained(folder, save_embedding_layers=False)  # else it asks the Hub
     else:
         module.save_pretrained(folder)
+    write_quantisation(module, folder)
     (folder / "README.md").unlink(missing_ok=True)  # an empty form of PEFT's

@@ -214,11 +214,14 @@ class Evaluation(Node):
         return self
 
 
-class Lora(Node):
-    """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+Layers = Annotated[list[int], Field(min_length=1)] | Literal["all"]
 
-    type: Literal["lora"] = "lora"
-    """Low-rank adapters; the base model's weights stay as they are."""
+
+class LowRank(Node):
+    """What adapters beside frozen weights have in common (Hu et al. 2021, arXiv:2106.09685)."""
+
+    type: Literal["lora", "qlora"]
+    """Which weights the adapters stand beside."""
     rank: PositiveInt = 16
     """Rank of the update, r."""
     alpha: PositiveFloat = 32.0
@@ -226,17 +229,52 @@ class Lora(Node):
     dropout: Share = 0.0
     """Share of the adapter's inputs that is set to zero while training."""
     targets: Annotated[list[str], Field(min_length=1)] | Literal["all"] = "all"
-    """Names of the linear layers that get an adapter; `all` takes every one but the head."""
+    """Linear layers that get an adapter: q_proj and its like, or own names; `all` but the head."""
+    layers: Layers = "all"
+    """Numbers of the transformer blocks that get adapters, from 0; -1 is the last one."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, arXiv:2312.03732)."""
+    dora: bool = False
+    """Train the lengths of weight rows, too, apart from directions (DoRA, arXiv:2402.09353)."""
+    before: Literal["auto", "continue", "merge", "stack"] = "auto"
+    """The adapter that is there already: train it on, fold it into the base, or keep it frozen."""
+
+    @model_validator(mode="after")
+    def no_stack_of_dora(self) -> "LowRank":
+        if self.dora and self.before == "stack":
+            raise ValueError(
+                "`before: stack` adds up low-rank updates, which `dora: true` is not; "
+                "expected one of the two"
+            )
+        return self
+
+
+class Lora(LowRank):
+    """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+
+    type: Literal["lora"] = "lora"
+    """Low-rank adapters; the base model's weights stay as they are."""
+
+
+class QLora(LowRank):
+    """Low-rank adapters beside weights of few bits (Dettmers et al. 2023, arXiv:2305.14314)."""
+
+    type: Literal["qlora"] = "qlora"
+    """Low-rank adapters; the base model's linear layers are kept in 4 or 8 bits while training."""
+    bits: Literal[4, 8] = 4
+    """4: NF4 with double quantisation; 8: int8, one scale for each row."""
 
 
 class Full(Node):
-    """All weights are trained."""
+    """The weights themselves are trained."""
 
     type: Literal["full"] = "full"
-    """Every weight of the model is trained."""
+    """Every weight of the model is trained, or those of the chosen `layers`."""
+    layers: Layers = "all"
+    """Numbers of the blocks that are trained, -1 is the last; `all`: embeddings and head, too."""
 
 
-Adapter = Annotated[Lora | Full, Field(discriminator="type"), type_left_out("lora")]
+Adapter = Annotated[Lora | QLora | Full, Field(discriminator="type"), type_left_out("lora")]
 
 
 class BatchSize(Node):
@@ -279,7 +317,31 @@ class SGD(Node):
     """Decay of the weights of linear layers and adapters; never of norms, biases and embeddings."""
 
 
-Optimizer = Annotated[AdamW | SGD, Field(discriminator="type"), type_left_out("adamw")]
+class AdamW8bit(Node):
+    """AdamW whose running means are kept in 8 bits (Dettmers et al. 2022, arXiv:2110.02861)."""
+
+    type: Literal["adamw_8bit"] = "adamw_8bit"
+    """AdamW with running means of 8 bits; those of less than 4096 weights stay in 32."""
+    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.999)
+    """Decay of the running means of the gradient and of its square."""
+    epsilon: PositiveFloat = 1e-8
+    """Added to the denominator."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decay of the weights of linear layers and adapters; never of norms, biases and embeddings."""
+
+
+class Adafactor(Node):
+    """Adafactor (Shazeer & Stern 2018, arXiv:1804.04235) with the stage's learning rate."""
+
+    type: Literal["adafactor"] = "adafactor"
+    """Running means of squared gradients as one row and one column; none of the gradients."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decay of the weights of linear layers and adapters; never of norms, biases and embeddings."""
+
+
+Optimizer = Annotated[
+    AdamW | AdamW8bit | Adafactor | SGD, Field(discriminator="type"), type_left_out("adamw")
+]
 
 
 class WarmUp(Node):
@@ -391,9 +453,18 @@ class Sft(TrainingStage):
     """Supervised fine-tuning: learn the assistant's turns, or the completions."""
 
     adapter: Adapter = Lora()
-    """What is trained: `lora` adapters or the `full` weights."""
+    """What is trained: `lora` adapters, `qlora` beside weights of few bits, or `full` weights."""
     train_on: Literal["completions", "all"] = "completions"
     """Which tokens are trained: assistant turns and completions, or all. Of plain text, all are."""
+
+    @model_validator(mode="after")
+    def rows_are_trained(self) -> "Sft":
+        if self.add_tokens and isinstance(self.adapter, Full) and self.adapter.layers != "all":
+            raise ValueError(
+                "`add_tokens` needs embeddings that are trained, and `adapter.layers` leaves them "
+                "as they are; expected `layers: all`"
+            )
+        return self
 
 
 STAGES: dict[str, type[TrainingStage]] = {"pretrain": Pretrain, "sft": Sft}

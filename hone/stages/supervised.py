@@ -26,7 +26,8 @@ from hone.losses import LOSSES
 from hone.metrics import Row
 from hone.models import choose_token_budget, save_model
 from hone.optim import describe_cut_warmup, make_optimizer, warmup_steps
-from hone.recipe.schema import Data, Evaluation, Full, Lora, Recipe, Sft, TrainingStage
+from hone.quantisation import count_weights
+from hone.recipe.schema import Data, Evaluation, Full, LowRank, Recipe, Sft, TrainingStage
 from hone.records import Sample
 from hone.runs import Run
 from hone.sampling import Rendering
@@ -74,7 +75,7 @@ class StageData:
         return self.prepared.place(sample.index)
 
 
-def adapter_of(settings: TrainingStage) -> Lora | Full:
+def adapter_of(settings: TrainingStage) -> LowRank | Full:
     """What the stage trains."""
     return settings.adapter if isinstance(settings, Sft) else Full()
 
@@ -259,7 +260,7 @@ class SupervisedStage:
         """Say what was derived before the first step."""
         model, report = training.model, data.prepared.report
         trained = sum(p.numel() for _, p in model.trainable())
-        total = sum(p.numel() for p in model.module.parameters())
+        total = count_weights(model.module)
         dropped = {
             name: report[name]
             for name in (
@@ -279,6 +280,7 @@ class SupervisedStage:
             f"{trained:,} of {total:,} parameters trained on {model.device.type}",
             f"precision {compute}: {model.precision.reason}",
             f"layout {model.layout}{reason}, {training.token_budget:,} tokens at once",
+            *model.remarks,
             str(check_disk(training)),
             describe_cut_warmup(self.settings, data.total_steps),
             f"step {state.step} of {data.total_steps}",
