@@ -526,9 +526,10 @@ def describe(run: Run) -> Outcome:
 
 
 def said(console: Console) -> Iterator[str]:
-    """The lines on the console without those that tell the speed."""
+    """The lines on the console without those that tell the speed, or what is free on the disk."""
     assert isinstance(console.file, io.StringIO)
-    return (line for line in console.file.getvalue().splitlines() if "tokens/s" not in line)
+    lines = console.file.getvalue().splitlines()
+    return (line for line in lines if "tokens/s" not in line and "disk: " not in line)
 
 
 # --- What the runs stand on ----------------------------------------------------------------------
