@@ -148,7 +148,7 @@ def test_a_tokenizers_code_is_refused_and_not_run(folder: Path) -> None:
 def test_code_that_is_not_needed_is_not_run(folder: Path) -> None:
     """Where transformers has the architecture itself, its own classes are used."""
     change(folder / "counting" / "config.json", model_type="llama")
-    assert [f.severity for f in check_recipe(recipe(folder, "{type: full}"))] == ["note"]
+    assert not any(f.severity == "error" for f in check_recipe(recipe(folder, "{type: full}")))
     assert not (folder / "witness").exists()
 
 

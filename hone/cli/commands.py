@@ -42,11 +42,18 @@ COMMANDS = {
     "recipe show": Command(
         "hone.cli.recipe_show:show", "Print a profile, or a recipe with all its values."
     ),
+    "data prepare": Command("hone.cli.data_prepare:prepare", "Tokenise all data of a recipe."),
+    "data list": Command("hone.cli.data_list:list_cache", "List the tokenised data in the cache."),
+    "data stats": Command("hone.cli.data_stats:stats", "Count what is in data."),
+    "data validate": Command("hone.cli.data_validate:validate", "Find rows that cannot be used."),
+    "data split": Command(
+        "hone.cli.data_split:split", "Split data into training and evaluation files."
+    ),
     "recipe schema": Command("hone.cli.recipe_schema:schema", "Print a recipe's JSON Schema."),
     "version": Command("hone.cli.version:version", "Print the versions that matter."),
 }
 
-GROUPS = {"data": "Look at the data of a recipe.", "recipe": "Look at recipes."}
+GROUPS = {"data": "Look at data, check and split them.", "recipe": "Look at recipes."}
 
 HELP = """Take a base model and your data to a fine-tuned model that is proven.
 

@@ -91,6 +91,8 @@ def _print(described: dict[str, Any], run: "Run") -> None:
 
 def _inline(value: Any) -> str:
     """A setting in a few words: the `path` or `type` of a table stands for it."""
+    if isinstance(value, list):
+        return " + ".join(map(_inline, value))
     if not isinstance(value, dict):
         return str(value)
     for key in ("path", "architecture"):

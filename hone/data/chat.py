@@ -58,11 +58,11 @@ class Tokens(NamedTuple):
 class Renderer:
     """Renders examples with one tokenizer and one template.
 
-    template: `auto`, `chatml`, a Jinja file or Jinja source. date: YYYY-MM-DD for templates that
-    print today's date. Attributes: `template` (the Jinja source, saved with the model), `date`
-    (None where unused), `begin_ids` (what the tokenizer puts before plain text). Raises UserError
-    for a tokenizer without offsets and for an unusable template. Nothing stands before the first
-    token of a sample that could predict it, so it is never trained.
+    template: `auto`, `chatml`, `alpaca`, `llama`, a Jinja file or Jinja source. date: YYYY-MM-DD
+    for templates that print today's date. Attributes: `template` (the Jinja source, saved with the
+    model), `date` (None where unused), `begin_ids` (what the tokenizer puts before plain text).
+    Raises UserError for a tokenizer without offsets and for an unusable template. Nothing stands
+    before the first token of a sample that could predict it, so it is never trained.
     """
 
     def __init__(

@@ -257,8 +257,6 @@ def _likely_meant(keys: Sequence[str], columns: Columns) -> str | None:
 
 def _columns_hint(keys: Sequence[str], columns: Columns, column: str) -> str:
     role = next((name for name, value in columns.model_dump().items() if value == column), "text")
-    value = nearest(column, keys) or next(iter(keys), "name")
-    role_and_value = f"{role}: {printable(value)}"
-    return (
-        f"name the columns in the recipe, e.g. data: {{path: ..., columns: {{{role_and_value}}}}}"
-    )
+    value = nearest(column, keys) or nearest(role, keys) or next(iter(keys), "name")
+    meant = f"{role}: {printable(value)}"
+    return f"name the columns in the recipe, e.g. data: {{path: ..., columns: {{{meant}}}}}"

@@ -65,6 +65,9 @@ def _checked_message(message: Any, name: str) -> Message:
                 f"`{key}` in {name} is {kind_of(value)}; only messages of plain text and tool "
                 "calls can be trained"
             )
+    for key in ("thinking", "reasoning"):  # other names, which transformers knows as well
+        if key in plain:
+            plain.setdefault("reasoning_content", plain[key])
     if calls:
         if plain["role"] != "assistant":
             raise RowError(f"{name} is of role `{plain['role']}`; only an assistant calls tools")

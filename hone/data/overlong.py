@@ -39,20 +39,20 @@ def all_fit(samples: list[Tokens], limit: int) -> bool:
 
 def split(
     renderer: Renderer, example: Example, samples: list[Tokens], limit: int, train_on: TrainOn
-) -> tuple[list[Tokens], bool]:
-    """The parts of an example whose `samples` are too long, and whether one part is several samples
-    by its turns. Parts may still be too long. Raises RowError where the template refuses a part of
-    a conversation.
+) -> list[list[Tokens]]:
+    """The parts of an example whose `samples` are too long, each with its samples: one, or one for
+    each turn. They may still be too long. Raises RowError where the template refuses a part of a
+    conversation.
     """
     if not isinstance(example, Conversation):
         (only,) = samples
-        return windows(only, limit, renderer.begin_ids), False
+        return [[window] for window in windows(only, limit, renderer.begin_ids)]
 
     def made(part: Conversation) -> list[Tokens]:
         return renderer.samples(part, train_on)
 
-    parts = [made(part) for part in pieces(example, lambda part: all_fit(made(part), limit))]
-    return [tokens for part in parts for tokens in part], any(len(part) > 1 for part in parts)
+    parts = pieces(example, lambda part: all_fit(made(part), limit))
+    return [made(part) for part in parts] if len(parts) > 1 else [samples]
 
 
 def windows(tokens: Tokens, limit: int, begin_ids: list[int]) -> list[Tokens]:

@@ -171,18 +171,16 @@ class _Preparation:
 
     def _fitted(self, read: "_Read", samples: list[Tokens]) -> list[Tokens]:
         """The row's samples, shortened or split where they are too long; counts what is kept."""
-        by_turns = len(samples) > 1
+        parts = [samples]
         if self.overlong == "split" and not all_fit(samples, self.max_tokens):
             try:
-                samples, by_turns = split(
-                    self.renderer, read.example, samples, self.max_tokens, self.train_on
-                )
+                parts = split(self.renderer, read.example, samples, self.max_tokens, self.train_on)
             except RowError as fault:
                 self._skip(read.row, fault)
                 return []
-            self.counts["split_overlong"] += 1
-        self.counts["split_turns"] += by_turns
-        return [kept for tokens in samples if (kept := self._kept(tokens))]
+        self.counts["split_overlong"] += len(parts) > 1
+        self.counts["split_turns"] += any(len(part) > 1 for part in parts)
+        return [kept for part in parts for tokens in part if (kept := self._kept(tokens))]
 
     def _kept(self, tokens: Tokens) -> Tokens | None:
         """The sample, shortened where it is too long; None where it is dropped."""
@@ -324,7 +322,7 @@ def _key(data: Data, renderer: Renderer, files: list[SourceFile], **settings: An
         "template": renderer.template,
         "date": renderer.date,
         "files": [(Path(file.path).suffix.lower(), file.sha256) for file in files],
-        "data": data.model_dump(exclude={"path", "template"}),
+        "data": data.model_dump(exclude={"path", "template", "weight"}),
         **settings,
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hone.data.chat import Tokenizer
-from hone.data.prepared import Prepared
+from hone.data.joined import Joined
 
 NEWLINE = "↵"
 STYLES = {
@@ -71,7 +71,7 @@ class SampleView:
 
 
 def show_samples(
-    prepared: Prepared, tokenizer: Tokenizer, count: int, start: int = 0
+    prepared: Joined, tokenizer: Tokenizer, count: int, start: int = 0
 ) -> RenderableType:
     """`count` samples from `start` on, and the table of counts, for a rich console."""
     views = [
@@ -82,17 +82,18 @@ def show_samples(
 
 
 def samples_as_json(
-    prepared: Prepared, tokenizer: Tokenizer, count: int, start: int = 0
+    prepared: Joined, tokenizer: Tokenizer, count: int, start: int = 0
 ) -> list[dict[str, Any]]:
-    """The same samples as plain values: place, which part of its row, counts, text, and every token
-    with id, text and trained.
+    """The same samples as plain values: data set, place, which part of its row, counts, text, and
+    every token with id, text and trained.
     """
     return [
         {
             "sample": i,
+            "set": prepared.set_of(i),
             "place": prepared.place(i),
-            "part": part_of_row(prepared, i)[0],
-            "parts": part_of_row(prepared, i)[1],
+            "part": prepared.part(i)[0],
+            "parts": prepared.part(i)[1],
             "num_tokens": int(prepared.lengths[i]),
             "num_trained": int(prepared.trained[i]),
             "text": tokenizer.decode(prepared.sample(i).segments[0].tokens.tolist()),
@@ -105,7 +106,7 @@ def samples_as_json(
     ]
 
 
-def counts_table(prepared: Prepared) -> Table:
+def counts_table(prepared: Joined) -> Table:
     """The report of the preparation, with the share of tokens that are trained."""
     table = Table(show_header=False, box=None)
     table.add_column(style="dim")
@@ -123,7 +124,7 @@ def counts_table(prepared: Prepared) -> Table:
     return table
 
 
-def pieces(prepared: Prepared, tokenizer: Tokenizer, index: int) -> list[Piece]:
+def pieces(prepared: Joined, tokenizer: Tokenizer, index: int) -> list[Piece]:
     """The tokens of a sample as they are shown."""
     segment = prepared.sample(index).segments[0]
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
@@ -173,26 +174,13 @@ def _visible(text: str) -> str:
     return text.replace("\n", f"{NEWLINE}\n").replace("\r", "␍").replace("\t", "→\t")
 
 
-def _title(prepared: Prepared, index: int) -> str:
+def _title(prepared: Joined, index: int) -> str:
     tokens, trained = prepared.lengths[index], prepared.trained[index]
-    part, parts = part_of_row(prepared, index)
+    part, parts = prepared.part(index)
     place = prepared.place(index) + (f", part {part} of {parts}" if parts > 1 else "")
-    return f"sample {index} of {len(prepared)}, {place}: {tokens} tokens, {trained} trained"
+    among = f", data[{prepared.set_of(index)}]" if len(prepared.sets) > 1 else ""
+    return f"sample {index} of {len(prepared)}{among}, {place}: {tokens} tokens, {trained} trained"
 
 
-def part_of_row(prepared: Prepared, index: int) -> tuple[int, int]:
-    """Which of its row's samples this is, from 1, and how many there are; they stand together."""
-
-    def origin(i: int) -> tuple[int, int]:
-        return int(prepared.arrays["files"][i]), int(prepared.arrays["rows"][i])
-
-    first, last = index, index + 1
-    while first > 0 and origin(first - 1) == origin(index):
-        first -= 1
-    while last < len(prepared) and origin(last) == origin(index):
-        last += 1
-    return index - first + 1, last - first
-
-
-def _indices(prepared: Prepared, count: int, start: int) -> range:
+def _indices(prepared: Joined, count: int, start: int) -> range:
     return range(start, min(start + count, len(prepared)))

@@ -10,6 +10,7 @@ from the JSON Schema of this tree, so a constraint belongs into a field's type w
 
 import os
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -146,7 +147,8 @@ class Data(Node):
     shorthand: ClassVar[str | None] = "path"
 
     path: Annotated[str, place("data")]
-    """A file (JSON, JSONL, CSV, Parquet), a folder of such files, or the id of a Hub data set."""
+    """A file (JSON, JSONL, CSV, TSV, Parquet, text), a folder of such files, or the id of a Hub
+    data set."""
     split: str | None = None
     """The split of a Hub data set, `train` when left out; files have none."""
     format: Literal[
@@ -176,6 +178,21 @@ class Data(Node):
         return {cls.shorthand: value} if isinstance(value, str) else value
 
 
+def listed(data: Data | Sequence[Data] | None) -> list[Data]:
+    """One source, several or none as a list."""
+    if data is None or isinstance(data, Data):
+        return [data] if data else []
+    return list(data)
+
+
+class MixedData(Data):
+    """One of several data sets of a stage."""
+
+    weight: PositiveFloat | None = None
+    """Its part of the samples of an epoch, in proportion to the other weights; without weights
+    every sample of all sets comes once."""
+
+
 class EarlyStopping(Node):
     """End a stage when its held-out samples say that it gains no more."""
 
@@ -196,9 +213,10 @@ class Evaluation(Node):
     alternatives: ClassVar[tuple[str, ...]] = ("share", "data")
 
     share: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of the samples that is held out of training, drawn from the recipe's seed."""
-    data: Data | None = None
-    """Data of its own instead of a share; with the training data's template if it names none."""
+    """Share of the samples that is held out of training, of each data set, drawn from the seed."""
+    data: Data | Annotated[list[Data], Field(min_length=1)] | None = None
+    """Data of its own instead of a share, one source or a list; with the training data's template
+    if it names none."""
     every: PositiveInt = 50
     """Steps between evaluations; the last step is always evaluated."""
     before: bool = True
@@ -212,6 +230,11 @@ class Evaluation(Node):
     def one_source(self) -> "Evaluation":
         check_exactly_one(self)
         return self
+
+    @property
+    def data_sets(self) -> list[Data]:
+        """The sources of its own."""
+        return listed(self.data)
 
 
 Layers = Annotated[list[int], Field(min_length=1)] | Literal["all"]
@@ -380,8 +403,8 @@ class TrainingStage(Node):
 
     profile: str | None = None
     """Where values come from that are not given here: `chat`, `instruction`, `code` or a file."""
-    data: Data
-    """The training data: a path, or `path` with how to read it."""
+    data: Data | Annotated[list[MixedData], Field(min_length=1)]
+    """The training data: a path, or `path` with how to read it, or a list of several of these."""
     evaluation: Evaluation | None = None
     """Held-out loss during training; none when left out."""
     batch: BatchSize = BatchSize(samples=16)
@@ -428,6 +451,32 @@ class TrainingStage(Node):
         if len(set(tokens)) < len(tokens):
             raise ValueError("a token is named twice; expected each one once")
         return tokens
+
+    @field_validator("data")
+    @classmethod
+    def weights_of_all(cls, data: Data | list[MixedData]) -> Data | list[MixedData]:
+        """Weights only say something about each other."""
+        weights = [each.weight for each in data] if isinstance(data, list) else []
+        without = [index for index, weight in enumerate(weights) if weight is None]
+        if weights and not without and len(weights) == 1:
+            raise ValueError("`weight` has no effect on a single data set; leave it out")
+        if without and len(without) < len(weights):
+            raise ValueError(
+                f"expected a `weight` of every data set or of none, found none of "
+                f"data[{without[0]}]"
+            )
+        return data
+
+    @property
+    def data_sets(self) -> list[Data]:
+        """The sources of the training data."""
+        return listed(self.data)
+
+    @property
+    def weights(self) -> list[float] | None:
+        """The weights of the sources, None where every sample comes once an epoch."""
+        weights = [getattr(each, "weight", None) for each in self.data_sets]
+        return [float(weight) for weight in weights if weight is not None] or None
 
     @model_validator(mode="after")
     def one_length(self) -> "TrainingStage":

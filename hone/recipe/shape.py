@@ -167,6 +167,8 @@ def _expected_list(branch: Shape) -> str:
         items = branch["prefixItems"]
         return f"a list of {len(items)} values, each {expected(items[0])}"
     items = branches(branch.get("items", {}))
+    if items and "shorthand" in items[0]:
+        return "a list of these"
     if items and items[0].get("type") == "object":
         keys = ", ".join(items[0]["properties"])
         return f'a list, each item a mapping after "- " with one of {keys}'
@@ -176,7 +178,8 @@ def _expected_list(branch: Shape) -> str:
 
 def example(shape: Shape) -> Any:
     """The smallest value of this shape: what stands for a faulty one while the rest is checked."""
-    branch = branches(shape)[-1]
+    members = branches(shape)
+    branch = next((member for member in members if "shorthand" in member), members[-1])
     if branch.get("type") == "object":
         required = branch.get("required", [])
         return {key: example(branch["properties"][key]) for key in required}

@@ -2,20 +2,18 @@
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from transformers import GenerationConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hone.checkpoints import CheckpointState, write_folder, write_making_room
-from hone.data.prepare import prepare
-from hone.data.prepared import Prepared, open_prepared, split_held_out
+from hone.data.joined import Joined
+from hone.data.prepared import Prepared, open_prepared
 from hone.device import choose_precision
 from hone.early_stopping import restore_best
 from hone.errors import UserError
@@ -25,13 +23,19 @@ from hone.forecast import check_disk
 from hone.losses import LOSSES
 from hone.metrics import Row
 from hone.models import choose_token_budget, save_model
-from hone.optim import describe_cut_warmup, make_optimizer, warmup_steps
+from hone.optim import describe_cut_warmup, make_optimizer
 from hone.quantisation import count_weights
-from hone.recipe.schema import Data, Evaluation, Full, LowRank, Recipe, Sft, TrainingStage
-from hone.records import Sample
+from hone.recipe.schema import Data, Full, LowRank, Recipe, Sft, TrainingStage
 from hone.runs import Run
 from hone.sampling import Rendering
-from hone.seeds import Indices, Order
+from hone.stages.data import (
+    StageData,
+    describe_repeats,
+    describe_sets,
+    prepare_data,
+    prepare_sources,
+    split_data,
+)
 from hone.stages.progress import StageProgress
 from hone.stages.start import Start, build_model, open_tokenizer
 from hone.training import Training
@@ -40,94 +44,9 @@ from hone.vocabulary import NONE, AddedTokens, add_tokens, describe_added
 STATUS_EVERY_S = 1.0
 
 
-@dataclass(frozen=True)
-class SampleView(Sequence[Sample]):
-    """Some samples of the prepared data, read from disk when they are asked for."""
-
-    prepared: Prepared
-    indices: Indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> "SampleView": ...
-    def __getitem__(self, index: int | slice) -> "Sample | SampleView":
-        if isinstance(index, slice):
-            return SampleView(self.prepared, self.indices[index])
-        return self.prepared.sample(int(self.indices[index]))
-
-
-@dataclass(frozen=True)
-class StageData:
-    """A stage's training and held-out samples. order: which training samples each step has."""
-
-    prepared: Prepared
-    training: SampleView
-    held_out: Sequence[Sample]
-    order: Order
-    total_steps: int
-
-    def place_of(self, sample: Sample) -> str:
-        """Where a training sample came from: file and line, or data set and row."""
-        return self.prepared.place(sample.index)
-
-
 def adapter_of(settings: TrainingStage) -> LowRank | Full:
     """What the stage trains."""
     return settings.adapter if isinstance(settings, Sft) else Full()
-
-
-def held_out_data(settings: TrainingStage) -> Data | None:
-    """The source of held-out samples, if they have one of their own; rendered as the training data
-    unless it names a template.
-    """
-    data = settings.evaluation.data if settings.evaluation else None
-    if data is None or data.template != "auto":
-        return data
-    return data.model_copy(update={"template": settings.data.template})
-
-
-def prepare_data(
-    settings: TrainingStage,
-    data: Data,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    date: str,
-    progress: Any = None,
-) -> Prepared:
-    """Tokenise a stage's data, or open the cache of an earlier time."""
-    return prepare(
-        data,
-        tokenizer,
-        max_tokens=settings.max_tokens,
-        overlong=settings.overlong,
-        train_on=settings.train_on if isinstance(settings, Sft) else "all",
-        progress=progress,
-        date=date,
-    )
-
-
-def split_data(
-    settings: TrainingStage, prepared: Prepared, evaluation: Prepared | None, seed: int, stage: int
-) -> StageData:
-    """Training samples with their order, held-out samples, and the number of steps."""
-    everything = np.arange(len(prepared), dtype=np.int64)
-    asked = settings.evaluation
-    training, held_out = everything, SampleView(prepared, everything[:0])
-    if asked and asked.share is not None:
-        training, drawn = split_held_out(prepared, asked.share, seed)
-        held_out = SampleView(prepared, drawn)
-    elif evaluation is not None:
-        held_out = SampleView(evaluation, np.arange(len(evaluation), dtype=np.int64))
-    if asked and asked.samples is not None:
-        held_out = held_out[: asked.samples]
-    order = Order(prepared.lengths[training], settings.batch, seed, stage)
-    steps = settings.steps or order.count_steps(settings.epochs or 1.0)
-    warmup_steps(settings, steps)
-    return StageData(prepared, SampleView(prepared, training), held_out, order, steps)
 
 
 class SupervisedStage:
@@ -171,9 +90,9 @@ class SupervisedStage:
 
     def open_data(self, tokenizer: PreTrainedTokenizerBase) -> StageData:
         """The stage's data: of the cache a resumed run began with, or prepared now."""
-        prepared = self.open_source("data", self.settings.data, tokenizer)
-        asked = held_out_data(self.settings)
-        held_out = self.open_source("evaluation", asked, tokenizer) if asked else None
+        prepared, held_out = prepare_sources(
+            self.settings, lambda name, data: self.open_source(name, data, tokenizer)
+        )
         return split_data(self.settings, prepared, held_out, self.recipe.seed, self.index)
 
     def open_source(self, name: str, data: Data, tokenizer: PreTrainedTokenizerBase) -> Prepared:
@@ -277,6 +196,8 @@ class SupervisedStage:
         for line in (
             f"{len(data.training):,} samples, {len(data.held_out):,} held out, "
             f"{report['trained_tokens']:,} of {report['tokens']:,} tokens trained{counted}",
+            *describe_sets(training.settings, data),
+            *describe_repeats(data),
             f"{trained:,} of {total:,} parameters trained on {model.device.type}",
             f"precision {compute}: {model.precision.reason}",
             f"layout {model.layout}{reason}, {training.token_budget:,} tokens at once",
@@ -304,7 +225,7 @@ class SupervisedStage:
         self,
         training: Training,
         state: CheckpointState,
-        prepared: Prepared,
+        prepared: Joined,
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
         """The stage's `model/`: weights or adapter, tokenizer, template, rendering."""
@@ -378,6 +299,3 @@ def sources_unchanged(sources: list[dict[str, Any]]) -> bool:
         if (found.st_size, found.st_mtime_ns) != (source["size"], source["mtime_ns"]):
             return False
     return True
-
-
-__all__ = ["Evaluation", "SupervisedStage", "prepare_data", "split_data"]

@@ -94,14 +94,14 @@ def samples_or_refuse(
     try:
         example = recognise(list(row), data).example(row, train_on)
         samples = chosen.samples(example, train_on)
-        parts, _ = split(chosen, example, samples, 12, train_on)
+        parts = split(chosen, example, samples, 12, train_on)
     except UserError as error:
         assert error.message.strip()
         f"{error.message} {error.hint}".encode()
         return []
     if isinstance(example, Conversation):
         assert samples
-    for tokens in (*samples, *parts):
+    for tokens in (*samples, *(each for part in parts for each in part)):
         assert len(tokens.ids) == len(tokens.trained)
         assert not tokens.trained[:1].any()
     return samples

@@ -105,6 +105,7 @@ def test_a_named_column_that_would_not_be_read_is_refused(
         (["instruction", "outputs"], {}, "no column `output`; the columns are", "output: outputs"),
         (["conversation"], {}, "did you mean `conversation`", "conversations: conversation"),
         (["messages", "tols"], {"columns": {"tools": "tls"}}, "did you mean `tols`", "tools: tols"),
+        (["id", "messages"], {"columns": {"messages": "x"}}, "no column `x`", "messages: messages"),
         (["foo"], {}, "have the columns `foo`; expected `messages`, or `conv", "text: foo"),
         (["a"], {"columns": {"text": "body"}}, "no column `body`; the columns are `a`", "text: a"),
         (["text"], {"format": "messages"}, "no column `messages`; the columns are `text`", ""),

@@ -140,10 +140,11 @@ def test_an_exchange_that_is_too_long_alone_is_cut_and_counted(tmp_path: Path) -
     long = {"role": "assistant", "content": "no " * 200}
     messages = [*exchanges(2), {"role": "user", "content": "more"}, long, *exchanges(1, 5)]
     lost = [{"role": "user", "content": "why " * 200}, {"role": "assistant", "content": "so"}]
-    path = write_rows(tmp_path / "a.jsonl", [{"messages": messages}, {"messages": messages + lost}])
+    rows = [messages, messages + lost, messages[4:6]]
+    path = write_rows(tmp_path / "a.jsonl", [{"messages": row} for row in rows])
     prepared = split(path, 60)
     assert prepared.report["split_overlong"] == 2
-    assert prepared.report["truncated"] == 3
+    assert prepared.report["truncated"] == 4
     assert prepared.report["dropped_untrained"] == 1, "nothing of the last answer is left"
     assert prepared.lengths.max() == 60
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from hone.data.chat import Renderer
-from hone.data.formats import Conversation
+from hone.data.formats import Conversation, recognise
 from hone.data.rows import RowError
+from hone.recipe.schema import Data
 from tests.data.test_chat import CASES, conversations, trained_runs
 from tests.data.tokenizers import CHATML, REASONING, shared, shipped
 
@@ -116,6 +117,19 @@ def test_only_turns_behind_the_given_ones_are_samples() -> None:
     everything = renderer.samples(Conversation(messages))
     later = renderer.samples(Conversation(messages, given=answers[0] + 1))
     assert [each.ids.tolist() for each in later] == [each.ids.tolist() for each in everything[1:]]
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
+def test_reasoning_has_the_names_that_transformers_knows(key: str) -> None:
+    template, tokenizer = TEMPLATES["qwen3"]
+    answer = {"role": "assistant", "content": "4", key: "2 + 2"}
+    row = {"messages": [{"role": "user", "content": "2 + 2?"}, answer]}
+    example = recognise(list(row), Data(path="x")).example(row, "completions")
+    (tokens,) = Renderer(tokenizer, template).samples(example)
+    assert tokens.ids.tolist() == tokenizer.apply_chat_template(
+        row["messages"], chat_template=template, return_dict=False
+    )
+    assert "2 + 2\n</think>" in tokenizer.decode(tokens.ids[tokens.trained])
 
 
 def test_all_tokens_of_a_conversation_are_one_sample() -> None:

@@ -117,15 +117,23 @@ DATA = {
     "on_bad_row": case("on_bad_row=skip", start="path=broken.jsonl", differs="error"),
 }
 
+SETS = "data=[{path: rows.jsonl, weight: 1}, {path: other.jsonl, weight: 1}]"
+
 # Held-out loss falls from step to step here; accuracy does not.
 STOPPING = ("steps=6", "evaluation.early_stopping={patience: 2}")
 EXPLODING = ("learning_rate=1e30", "optimizer={type: sgd}", "checkpoint.every=9", "steps=3")
 
 STAGE = {
     "profile": case("profile=constant.yaml"),
+    "data": case("data=[rows.jsonl, other.jsonl]", differs="weights printed"),
+    "data.weight": case("data[0].weight=3", start=SETS, differs="weights printed"),
     "evaluation": case("evaluation=null", differs="metrics"),
     "evaluation.share": case("evaluation.share=0.5"),
-    "evaluation.data": case("evaluation={data: other.jsonl}", differs="metrics"),
+    "evaluation.data": case(
+        "evaluation={data: other.jsonl}",
+        "evaluation={data: [rows.jsonl, other.jsonl]}",
+        differs="metrics",
+    ),
     "evaluation.every": case("evaluation.every=3", differs="metrics", same="weights"),
     "evaluation.before": case("evaluation.before=false", differs="metrics", same="weights"),
     "evaluation.samples": case("evaluation.samples=2", differs="metrics", same="weights"),
@@ -333,6 +341,27 @@ TOGETHER = {
         differs="printed",
         same="weights metrics",
     ),
+    "a data set among several is read in its own way": case(
+        "sft.data[1].format=text",
+        "sft.data[1].columns.messages=dialogue",
+        start="sft.data=[{path: rows.jsonl}, {path: other.jsonl, format: messages}]",
+    ),
+    "a list of one data set": case("sft.data=[rows.jsonl]", differs="", same="weights metrics"),
+    "a template has no effect on plain text among conversations": case(
+        "sft.data[1].template=chatml",
+        start="sft.data=[{path: rows.jsonl}, {path: other.jsonl, format: text}]",
+        differs="",
+        same="weights metrics printed",
+    ),
+    "several held-out data sets have the template of the training data": case(
+        "sft.evaluation.data=[{path: rows.jsonl, template: brackets.jinja}, other.jsonl]",
+        start=(
+            "sft.data.template=brackets.jinja",
+            "sft.evaluation.data=[rows.jsonl, other.jsonl]",
+        ),
+        differs="",
+        same="weights metrics",
+    ),
     "recomputation draws the same dropout": case(
         "sft.gradient_checkpointing=true",
         start="sft.adapter={type: lora, dropout: 0.5}",
@@ -350,6 +379,18 @@ REFUSED = {
     ("sft.data.format=text", "sft.data.columns.system=null"): "`columns.system` is `null`, but",
     ("sft.data.template=llama",): "needs tokens that the tokenizer does not have",
     ("sft.evaluation={share: 0.5, data: other.jsonl}",): "exactly one of `share` and `data`",
+    ("sft.data=[{path: rows.jsonl, weight: 2}]",): "`weight` has no effect on a single data set",
+    ("sft.data={path: rows.jsonl, weight: 2}",): "it belongs to the items of a list",
+    ("sft.data=[{path: rows.jsonl, weight: 2}, other.jsonl]",): "found none of data[1]",
+    ("sft.data=[{path: rows.jsonl, weight: 1}, {path: other.jsonl, weight: 1e-9}]",): (
+        "data[1] `FOLDER/other.jsonl` would give none"
+    ),
+    (
+        "sft.data=[rows.jsonl, {path: other.jsonl, template: brackets.jinja}]",
+    ): "are rendered with different chat templates",
+    (
+        "sft.evaluation={data: [{path: other.jsonl, weight: 1}]}",
+    ): 'evaluation.data[0].weight: unknown key "weight"',
     ("sft.batch={samples: 3, tokens: 100}",): "exactly one of `samples` and `tokens`",
     ("sft.epochs=1", "sft.steps=3"): "at most one of `epochs` and `steps`",
     ("sft.checkpoint={every: 2, keep_every: 3}",): "expected a multiple of it",
@@ -406,7 +447,7 @@ def members_of(annotation: Any) -> Iterator[Any]:
 
 
 def test_the_table_has_exactly_the_fields_there_are() -> None:
-    assert sorted(all_cases()) == sorted(fields_of(Recipe))
+    assert sorted(all_cases()) == sorted(set(fields_of(Recipe)))
 
 
 def test_the_walk_finds_what_stands_deep_in_a_union() -> None:
@@ -677,9 +718,9 @@ def check(observe: Observe, recipe: str, each: Case) -> None:
 
 @pytest.mark.parametrize(("overrides", "words"), REFUSED.items(), ids=map(str, REFUSED))
 def test_what_would_have_no_effect_is_refused(
-    overrides: tuple[str, ...], words: str, observe: Observe
+    overrides: tuple[str, ...], words: str, folder: Path, observe: Observe
 ) -> None:
-    assert words in observe("sft", overrides)["error"]
+    assert words.replace("FOLDER", str(folder)) in observe("sft", overrides)["error"]
 
 
 def test_the_same_recipe_has_the_same_outcome(folder: Path, observe: Observe) -> None:
@@ -697,4 +738,4 @@ def test_a_stage_is_shown_with_the_template_of_the_stage_before(folder: Path) ->
     run = create_run(loaded, "shown", folder / "runs")
     run_recipe(run, console=Console(file=io.StringIO()))
     trained = [run.read_lock_json()["stages"][number]["data"]["key"] for number in "12"]
-    assert [prepare_stage(loaded, index)[0].key for index in (0, 1)] == trained
+    assert [prepare_stage(loaded, index)[0].sets[0].key for index in (0, 1)] == trained

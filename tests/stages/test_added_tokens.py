@@ -54,7 +54,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_template_finds_them_and_generation_ends_with_them(folder: Path) -> None:
     loaded = load_recipe(folder / "recipe.yaml", [])
-    shown, _ = prepare_stage(loaded, 0)
+    joined, _ = prepare_stage(loaded, 0)
+    (shown,) = joined.sets
     run = create_run(loaded, "run", folder / "runs")
     with run.attempt():
         run_recipe(run, console=Console(file=io.StringIO()))
