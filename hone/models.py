@@ -305,7 +305,7 @@ def _check_causal(model: LanguageModel) -> None:
         first, second = (
             model.causal(input_ids=row[None]).logits[0, :-1].log_softmax(-1) for row in (ids, other)
         )
-    if _relative(first, second) > PROBE_LIMIT[model.precision.compute]:
+    if relative_distance(first, second) > PROBE_LIMIT[model.precision.compute]:
         raise UserError(
             "this model is no causal language model: what it predicts depends on later tokens",
             hint="choose a model that continues text, such as HuggingFaceTB/SmolLM2-135M",
@@ -316,7 +316,7 @@ def _try_forest(model: LanguageModel, expected: torch.Tensor) -> str:
     """Switch to the forest's attention and compare; returns why it cannot be used, or ""."""
     try:
         model.causal.set_attn_implementation(FOREST)
-        distance = _relative(_batch_logprobs(model), expected)
+        distance = relative_distance(_batch_logprobs(model), expected)
     except (UnsupportedAttention, ValueError, TypeError, AttributeError) as error:
         return first_line(error)
     except AssertionError:
@@ -328,7 +328,7 @@ def _try_forest(model: LanguageModel, expected: torch.Tensor) -> str:
 
 
 def _check_head(model: LanguageModel, expected: torch.Tensor) -> None:
-    distance = _relative(_batch_logprobs(model), expected)
+    distance = relative_distance(_batch_logprobs(model), expected)
     if distance > PROBE_LIMIT[model.precision.compute]:
         raise UserError(
             "cannot reproduce the log-probabilities of this model: they differ from its own "
@@ -337,7 +337,7 @@ def _check_head(model: LanguageModel, expected: torch.Tensor) -> None:
         )
 
 
-def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+def relative_distance(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Distance of log-probabilities against the spread of the expected ones."""
     found, expected = found.double().cpu(), expected.double().cpu()
     distance = (

@@ -15,13 +15,13 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel
 
 from hone.adapters import open_adapter
+from hone.concealing import reveal
 from hone.data.chat import Renderer
 from hone.errors import UserError
 from hone.hub import find_model
 from hone.model_files import ADAPTER_CONFIG, NOTHING, Trust
 from hone.models import load_tokenizer, read_quantised, read_weights
 from hone.quantisation import read_quantisation
-from hone.runs import reveal
 from hone.signals import check_stop
 
 PROMPTS_AT_ONCE = 32

@@ -119,7 +119,7 @@ def until(lines: Iterable[str], words: str) -> Iterator[str]:
 
 def test_disk_full_for_a_while(tmp_path: Path, small_disk: Path) -> None:
     """Rows of metrics wait for room; a run that can be saved at the end ends well."""
-    folder = disk_folder(tmp_path, keep=2, steps=400)
+    folder = disk_folder(tmp_path, keep=1, steps=400)
     run = small_disk / "first"
     process = start(folder, "run", "recipe.yaml", "--name", "first", "--runs", str(small_disk))
     wait_for_step(run, 20, process)

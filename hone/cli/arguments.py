@@ -68,6 +68,8 @@ RunName = Annotated[
 
 RunsFolder = Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="Where the runs are.")]
 
+Yes = Annotated[bool, typer.Option("--yes", help="Delete without asking.")]
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 Format = Annotated[

@@ -36,6 +36,8 @@ COMMANDS = {
     "resume": Command("hone.cli.resume:resume", "Go on with a run that was stopped or failed."),
     "runs": Command("hone.cli.runs:runs", "List the runs."),
     "show": Command("hone.cli.show:show", "Describe a run."),
+    "reproduce": Command("hone.cli.reproduce:reproduce", "Make a run again and compare the bytes."),
+    "remove": Command("hone.cli.remove:remove", "Delete runs."),
     "generate": Command("hone.cli.generate:generate", "Let a run's result answer prompts."),
     "chat": Command("hone.cli.chat:chat", "Talk to a run's result."),
     "data show": Command("hone.cli.data_show:show", "Print samples as the model will see them."),
@@ -50,6 +52,7 @@ COMMANDS = {
         "hone.cli.data_split:split", "Split data into training and evaluation files."
     ),
     "recipe schema": Command("hone.cli.recipe_schema:schema", "Print a recipe's JSON Schema."),
+    "doctor": Command("hone.cli.doctor:doctor", "Test the mathematics on a model of yours."),
     "version": Command("hone.cli.version:version", "Print the versions that matter."),
 }
 

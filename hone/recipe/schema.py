@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
     PositiveFloat,
-    PositiveInt,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -36,6 +36,17 @@ def place(kind: Place) -> Any:
     return Field(json_schema_extra={"place": kind})
 
 
+def at_most(limit: int) -> AfterValidator:
+    """Refuses what no machine could carry out; a usual fault is not told about this limit."""
+
+    def check(value: float) -> float:
+        if value > limit:
+            raise ValueError(f"expected at most {limit}")
+        return value
+
+    return AfterValidator(check)
+
+
 def type_left_out(default: str) -> BeforeValidator:
     """`{rank: 8}` without a `type` is of the default one."""
 
@@ -43,6 +54,11 @@ def type_left_out(default: str) -> BeforeValidator:
         return {"type": default} | value if isinstance(value, dict) else value
 
     return BeforeValidator(add_type)
+
+
+# More does not fit the whole numbers of arrays and libraries.
+PositiveInt = Annotated[int, Field(gt=0), at_most(2**31 - 1)]
+MOST_LAYERS = 10_000  # making more would never end
 
 
 class Node(BaseModel):
@@ -101,7 +117,7 @@ class TrainedTokenizer(Node):
 
     train_on: Annotated[Annotated[list[str], Field(min_length=1)] | str, place("data")]
     """File or files whose text the tokenizer is made from (any kind that `data` accepts)."""
-    vocabulary: Annotated[int, Field(ge=300)] = 4096
+    vocabulary: Annotated[int, Field(ge=300), at_most(2**20)] = 4096
     """Number of tokens, the 256 bytes and the special tokens included."""
 
 
@@ -114,6 +130,15 @@ class NewModel(Node):
     """Settings of that architecture's configuration class (hidden_size, num_hidden_layers, ...)."""
     tokenizer: Annotated[TrainedTokenizer | str, place("tokenizer")]
     """A tokenizer to make, or the folder or Hub id of one that exists."""
+
+    @field_validator("config")
+    @classmethod
+    def layers_that_can_be_made(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Refuses a number of layers whose making would never end."""
+        for name, value in config.items():
+            if "layer" in name and isinstance(value, int) and value > MOST_LAYERS:
+                raise ValueError(f"`{name}`: expected at most {MOST_LAYERS} layers")
+        return config
 
 
 class Columns(Node):
@@ -245,7 +270,7 @@ class LowRank(Node):
 
     type: Literal["lora", "qlora"]
     """Which weights the adapters stand beside."""
-    rank: PositiveInt = 16
+    rank: Annotated[int, Field(gt=0), at_most(2**16)] = 16
     """Rank of the update, r."""
     alpha: PositiveFloat = 32.0
     """The update is scaled by alpha / rank."""
@@ -409,7 +434,7 @@ class TrainingStage(Node):
     """Held-out loss during training; none when left out."""
     batch: BatchSize = BatchSize(samples=16)
     """The size of one optimizer step. How it is cut to fit the memory never changes its result."""
-    epochs: PositiveFloat | None = None
+    epochs: Annotated[float, Field(gt=0), at_most(10_000)] | None = None
     """Passes over the data; 1 when neither `epochs` nor `steps` is given."""
     steps: PositiveInt | None = None
     """Optimizer steps, instead of `epochs`."""
@@ -598,7 +623,7 @@ class Recipe(Node):
     """All randomness (order, dropout, initial adapters, held-out share) is a function of it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; `auto` takes an accelerator when there is one."""
-    threads: PositiveInt | None = None
+    threads: Annotated[int, Field(gt=0), at_most(4096)] | None = None
     """CPU threads; left out, the number of cores at the start, kept for the whole run."""
     memory: Memory | None = None
     """The most memory the run may hold; left out, all that the machine has."""

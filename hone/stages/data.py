@@ -165,29 +165,29 @@ def split_data(
 def draw_held_out(prepared: Joined, share: float, seed: int) -> tuple[list[Indices], Indices]:
     """(training samples of each set, ascending; held out, as they were drawn).
 
-    Of several sets each gives its part, but never its last sample. A pure function of the seed and
-    the sets' sizes. Raises UserError where nothing can be held out.
+    Of several sets each gives its part, but never its last row; the samples of a row stay together.
+    A pure function of the seed and the sets' numbers of rows. Raises UserError where nothing can be
+    held out.
     """
-    sizes = [len(each) for each in prepared.sets]
-    if len(sizes) == 1:
+    if len(prepared.sets) == 1:
         training, drawn = split_held_out(prepared.sets[0], share, seed)
         return [training], drawn
-    total = sum(sizes)
-    parts = apportion(min(max(round(total * share), 1), total - 1), sizes)
-    counts = [min(part, size - 1) for part, size in zip(parts, sizes, strict=True)]
-    if not any(counts):
+    rows = [len(each.row_borders) - 1 for each in prepared.sets]
+    parts = apportion(min(max(round(sum(rows) * share), 1), sum(rows) - 1), rows)
+    drawn_rows: list[Indices] = []  # the samples of each row
+    for index, (part, count) in enumerate(zip(parts, rows, strict=True)):
+        borders = prepared.sets[index].row_borders + prepared.borders[index]
+        for row in shuffle(count, seed, "held out", index)[: min(part, count - 1)]:
+            drawn_rows.append(np.arange(borders[row], borders[row + 1], dtype=np.int64))
+    if not drawn_rows:
         raise UserError(
-            f"of {total} samples in {len(sizes)} data sets none can be held out for evaluation: "
+            f"of {sum(rows)} rows in {len(rows)} data sets none can be held out for evaluation: "
             "expected a set with at least 2",
             hint="leave `evaluation` out, or name other data for it: evaluation: {data: ...}",
         )
-    orders = [
-        shuffle(size, seed, "held out", index) + prepared.borders[index]
-        for index, size in enumerate(sizes)
-    ]
-    drawn = np.concatenate([order[:count] for order, count in zip(orders, counts, strict=True)])
-    training_sets = [np.sort(order[count:]) for order, count in zip(orders, counts, strict=True)]
-    return training_sets, drawn[shuffle(len(drawn), seed, "held out")]
+    mixed = np.concatenate([drawn_rows[i] for i in shuffle(len(drawn_rows), seed, "held out")])
+    everything = [np.arange(*ends, dtype=np.int64) for ends in pairwise(prepared.borders)]
+    return [np.setdiff1d(each, mixed) for each in everything], mixed
 
 
 def _evaluation_order(evaluation: Joined, seed: int) -> Indices:

@@ -59,6 +59,7 @@ from hone.stages.data import (
 from hone.stages.progress import StageProgress
 from hone.stages.start import Start, check_adapters, check_start
 from hone.stages.supervised import SupervisedStage, adapter_of
+from hone.stages.surroundings import lock_device
 from hone.vocabulary import add_tokens, check_rows, check_sizes
 
 
@@ -71,9 +72,11 @@ class Finding:
     hint: str | None = None
 
 
-def run_recipe(run: Run, *, console: Console) -> None:
+def run_recipe(run: Run, *, console: Console, until: tuple[int, int] | None = None) -> None:
     """Do all stages that are not finished. Raises UserError and StopRequested; the caller owns the
     run's state.
+
+    until: (stage from 1, step) after which StepReached is raised.
     """
     quieten_libraries()
     recipe = run.loaded_recipe().recipe
@@ -81,6 +84,10 @@ def run_recipe(run: Run, *, console: Console) -> None:
     lock_surroundings(run, recipe)
     device = choose_device(recipe.device)
     make_deterministic(device)
+    for change in lock_device(run, recipe, device):
+        run.event("device_changed", change=change)
+        message = f"warning: the result may differ, the device has changed: {change}"
+        console.print(message, highlight=False, soft_wrap=True, markup=False)
     with memory_limit(recipe, device):
         start = prepare_base(run, recipe, console)
         for index, stage in enumerate(recipe.stages):
@@ -90,7 +97,9 @@ def run_recipe(run: Run, *, console: Console) -> None:
                 continue
             check_start(start)
             run.event("stage", stage=index + 1, method=stage.method)
-            start = SupervisedStage(run, recipe, index, console).execute(start, device)
+            last_step = until[1] if until and until[0] == index + 1 else None
+            work = SupervisedStage(run, recipe, index, console, last_step)
+            start = work.execute(start, device)
 
 
 @contextmanager
@@ -323,14 +332,19 @@ def load_result(run: Run, stage: int | str | None = None) -> Artifact:
     quieten_libraries()
     recipe = run.loaded_recipe().recipe
     device, trust = choose_device(recipe.device), Trust.of(recipe.trust)
+    return load_artifact(find_result(run, stage), device, trust=trust)
+
+
+def find_result(run: Run, stage: int | str | None = None) -> str:
+    """The folder (of a base, perhaps the Hub id) of what `load_result` loads."""
+    recipe = run.loaded_recipe().recipe
     if stage == "base":
-        base = run.path / "base" if isinstance(recipe.model, NewModel) else recipe.model
-        return load_artifact(str(base), device, trust=trust)
+        return str(run.path / "base") if isinstance(recipe.model, NewModel) else recipe.model
     results = [run.stage_folder(n, s.method) / "model" for n, s in enumerate(recipe.stages)]
     wanted = results if stage is None else [results[int(stage)]]
     for result in reversed(wanted):
         if result.exists():
-            return load_artifact(str(result), device, trust=trust)
+            return str(result)
     raise UserError(
         f"the run `{run.name}` has no finished stage yet", hint=f"hone resume {run.reference}"
     )

@@ -28,6 +28,7 @@ from hone.quantisation import count_weights
 from hone.recipe.schema import Data, Full, LowRank, Recipe, Sft, TrainingStage
 from hone.runs import Run
 from hone.sampling import Rendering
+from hone.signals import StepReached
 from hone.stages.data import (
     StageData,
     describe_repeats,
@@ -38,6 +39,7 @@ from hone.stages.data import (
 )
 from hone.stages.progress import StageProgress
 from hone.stages.start import Start, build_model, open_tokenizer
+from hone.stages.surroundings import lock_base
 from hone.training import Training
 from hone.vocabulary import NONE, AddedTokens, add_tokens, describe_added
 
@@ -52,7 +54,9 @@ def adapter_of(settings: TrainingStage) -> LowRank | Full:
 class SupervisedStage:
     """One stage of a run while it works: its place, its settings and what it tells the person."""
 
-    def __init__(self, run: Run, recipe: Recipe, index: int, console: Console) -> None:
+    def __init__(
+        self, run: Run, recipe: Recipe, index: int, console: Console, last_step: int | None = None
+    ) -> None:
         self.run = run
         self.recipe = recipe
         self.index = index
@@ -61,6 +65,7 @@ class SupervisedStage:
         self.title = f"{index + 1} {self.method}"
         self.folder = run.stage_folder(index, self.method)
         self.console = console
+        self.last_step = last_step
         self.status_at = 0.0
         self.added: AddedTokens = NONE
 
@@ -73,6 +78,8 @@ class SupervisedStage:
             self.console.print(f"{self.title}: {line}", highlight=False, markup=False)
         data = self.open_data(tokenizer)
         training, state = self.make_training(start, data, device)
+        if self.index == 0:
+            lock_base(self.run, self.recipe, start)
         log = self.folder / "log.txt"
         with StageProgress(self.console, log, self.title, data.total_steps) as progress:
             self.describe(progress, training, data, state)
@@ -80,6 +87,8 @@ class SupervisedStage:
             def report(row: Row) -> None:
                 progress.step(row)
                 self.write_status(row, data.total_steps)
+                if "split" not in row and row["step"] == self.last_step:
+                    raise StepReached(row["step"])
 
             training.report = report
             progress.advance_to(state.step)
@@ -112,10 +121,10 @@ class SupervisedStage:
             )
         if locked and locked["key"] != prepared.key:
             raise UserError(
-                f"`{data.path}` has changed since the run `{self.run.name}` began, "
-                "so resuming could not be exact",
-                hint="put the file back as it was, or start a new run: hone run "
-                f"{self.run.path / 'recipe.yaml'}",
+                f"{name} of stage {self.index + 1}: `{data.path}` gives other samples than when "
+                f"the run `{self.run.name}` began, so resuming could not be exact",
+                hint="put file, template, tokenizer and versions back as they were, or start a new "
+                "run",
             )
         self.lock({name: {"key": prepared.key, "sources": prepared.sources}})
         return prepared

@@ -137,7 +137,7 @@ def test_the_shell_completes_commands_and_runs(tmp_path: Path) -> None:
         )
         return sorted(done.stdout.split())
 
-    assert completed("hone re") == ["recipe", "resume"]
+    assert completed("hone re") == ["recipe", "remove", "reproduce", "resume"]
     assert completed("hone data s") == ["show", "split", "stats"]
     assert completed("hone show fi") == ["fifth", "first"]
     assert "--dry-run" in completed("hone run --d")

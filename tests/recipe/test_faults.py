@@ -142,6 +142,18 @@ stages:
             "model.config.type: expected a whole number, a number, true or false or text, "
             "found a list",
         ),
+        (
+            "model={tokenizer: {train_on: chat.jsonl, vocabulary: 1000000000000000000}}",
+            "model.tokenizer.vocabulary: expected at most 1048576",
+        ),
+        (
+            "model={tokenizer: t, config: {num_hidden_layers: 1000000000}}",
+            "model.config: `num_hidden_layers`: expected at most 10000 layers",
+        ),
+        ("sft.epochs=1e300", "sft.epochs: expected at most 10000"),
+        ("sft.steps=2147483648", "sft.steps: expected at most 2147483647"),
+        ("sft.adapter.rank=100000", "sft.adapter.rank: expected at most 65536"),
+        ("threads=1000000", "threads: expected at most 4096"),
         ("stages={}", 'stages: expected a list, each item a mapping after "- " with one of'),
         ("stages=[]", "with one of pretrain, sft, found an empty list"),
         ("stages=[3]", "stages[0]: expected a mapping with the keys pretrain, sft, found"),
