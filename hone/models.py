@@ -53,7 +53,7 @@ from hone.model_files import (
 from hone.quantisation import quantise, write_quantisation
 from hone.recipe.schema import TrainingStage
 from hone.records import Sample, Segment
-from hone.stacking import is_stacked, save_stacked
+from hone.stacking import is_stacked, restore_new, save_stacked
 
 # Relative distance of log-probabilities up to which two ways of computing them count as the same.
 # fp64 models still compute norms and positions in fp32.
@@ -419,7 +419,9 @@ def choose_token_budget(model: LanguageModel, settings: TrainingStage, device: t
 
 def load_trained(model: LanguageModel, folder: Path) -> None:
     """Put what `save_model` wrote into `folder` back into the model, in place."""
-    if isinstance(model.module, PeftModel):
+    if isinstance(model.module, PeftModel) and is_stacked(model.module):
+        restore_new(model.module, folder)
+    elif isinstance(model.module, PeftModel):
         weights = load_peft_weights(str(folder), device=str(model.device))
         set_peft_model_state_dict(model.module, weights)
     else:

@@ -9,7 +9,6 @@ base's own files, whatever format the arithmetic has.
 """
 
 import json
-import logging
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,7 +28,6 @@ _PACKABLE = (torch.float32, torch.bfloat16, torch.float16)
 
 def import_bitsandbytes(module: str, wish: str) -> ModuleType:
     """A module of bitsandbytes; raises UserError with the install command where it is missing."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # else it speaks of other packages
     return import_extra(f"bitsandbytes.{module}", "bitsandbytes", wish)
 
 

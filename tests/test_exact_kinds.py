@@ -20,9 +20,9 @@ COMMON = "data: chat.jsonl, steps: 12, checkpoint: {every: 2}, batch: {samples: 
 STAGES = [
     "pretrain: {data: text.jsonl, steps: 12, checkpoint: {every: 2}, optimizer: {type: adafactor}}",
     f"sft: {{{COMMON}, adapter: {{type: qlora, rank: 2, dora: true, dropout: 0.1}}}}",
-    f"sft: {{{COMMON}, adapter: {{rank: 128, rslora: true, layers: [-1], before: merge}}, "
-    "optimizer: {type: adamw_8bit}}",
-    f"sft: {{{COMMON}, adapter: {{rank: 3, targets: [o_proj], before: stack}}, "
+    f"sft: {{{COMMON}, adapter: {{type: lora, rank: 128, rslora: true, layers: [-1], "
+    "before: merge}, optimizer: {type: adamw_8bit}}",
+    f"sft: {{{COMMON}, adapter: {{type: lora, rank: 3, targets: [o_proj], before: stack}}, "
     "optimizer: {type: adafactor}}",
     f"sft: {{{COMMON}, adapter: {{type: full, layers: [0]}}, optimizer: {{type: adamw_8bit}}}}",
 ]

@@ -109,7 +109,8 @@ stages:
         ),
         (
             "sft.adapter.type=loara",
-            'sft.adapter.type: expected "lora" or "full", found "loara"; did you mean "lora"?',
+            'sft.adapter.type: expected "lora", "qlora" or "full", found "loara"; '
+            'did you mean "lora"?',
         ),
         ("sft.adapter=lora", "sft.adapter: expected a mapping with the keys type, rank"),
         ("sft.adapter.targets=[a, 3]", 'sft.adapter.targets[1]: expected text, found "3"'),

@@ -10,7 +10,7 @@ from hone.adapters import add_lora, open_adapter
 from hone.device import Precision
 from hone.errors import UserError
 from hone.extras import EXTRAS, Extra
-from hone.models import read_quantised, read_weights, save_model
+from hone.models import load_trained, read_quantised, read_weights, save_model
 from hone.recipe.schema import AdamW8bit, Data, Full, Lora, LowRank, QLora, Recipe, Sft, Stage
 from hone.sampling import read_base
 from hone.stages.run import check_extras
@@ -195,6 +195,9 @@ def test_a_stacked_adapter_is_saved_as_one(
         torch.testing.assert_close(logits(plain), moved, rtol=1e-4, atol=1e-4)
     assert Start.at(str(result)).base == str(base)
 
+    train(model.module, seed=3)
+    load_trained(model, result)
+    assert torch.equal(logits(model.module), moved)
     again = build(start, second, tmp_path / "stage", checkpoint=result)
     for (one, found), (other, wanted) in zip(again.trainable(), model.trainable(), strict=True):
         assert one == other and torch.equal(found, wanted)
