@@ -57,7 +57,7 @@ def empty_model(source: str, trust: Trust = NOTHING) -> PreTrainedModel:
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust.remote_code)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+    except Exception as error:  # foreign files break libraries in every way
         raise _cannot(source, error, trust) from error
 
 
@@ -71,7 +71,7 @@ def read_config(source: str, trust: Trust = NOTHING) -> PreTrainedConfig:
     check_config_file(folder, name)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust.remote_code)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except Exception as error:  # foreign files break libraries in every way
         raise _cannot(source, error, trust) from error
     check_causal(name, config)
     return config

@@ -50,7 +50,13 @@ def check_config_file(folder: Path, name: str) -> None:
     """Raises UserError unless config.json is there and can be read; `name`: the model in words."""
     if not (folder / CONFIG).is_file():
         raise _fault(name, f"{CONFIG} is missing", "expected the folder of a whole model")
-    _read_json(folder / CONFIG, name)
+    made = _read_json(folder / CONFIG, name).get("architectures") or []
+    if not isinstance(made, list) or not all(isinstance(one, str) for one in made):
+        raise _fault(
+            name,
+            f"`architectures` in its {CONFIG} is no list of names",
+            'expected one such as ["LlamaForCausalLM"]',
+        )
 
 
 def check_weight_files(folder: Path, name: str, trust: Trust) -> None:
@@ -183,7 +189,7 @@ def _fault(name: str, what: str, hint: str) -> UserError:
 def _read_json(path: Path, name: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _fault(name, f"{path.name} cannot be read: {error}", _FETCH_AGAIN) from error
     if not isinstance(found, dict):
         raise _fault(name, f"{path.name} holds no mapping", _FETCH_AGAIN)

@@ -261,8 +261,10 @@ def load_tokenizer(source: str, trust: Trust = NOTHING) -> PreTrainedTokenizerBa
     if (folder / CONFIG).exists():  # it may say which class the tokenizer has
         check_config_file(folder, f'the model "{source}"')
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust.remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust.remote_code)
+        tokenizer("a")  # its settings are used, not only read
+        return tokenizer
+    except Exception as error:  # foreign files break libraries in every way
         if own and not trust.remote_code:
             raise code_refused(name, TOKENIZER_CONFIG) from error
         raise UserError(

@@ -316,7 +316,7 @@ def _read_parquet(path: Path, source: int) -> Iterator[Row | BadRow]:
             for batch in file.iter_batches(batch_size=PARQUET_ROWS):
                 yield from _rows_of_batch(batch, source, first)
                 first += len(batch)
-    except (pyarrow.ArrowException, OSError) as fault:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as fault:
         raise UserError(f"`{path}` cannot be read as Parquet: {fault}") from fault
 
 
@@ -402,7 +402,7 @@ def _num_rows(path: Path, lines: int) -> int | None:
 
         try:
             return int(pyarrow.parquet.read_metadata(path).num_rows)
-        except (pyarrow.ArrowException, OSError) as fault:
+        except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as fault:
             raise UserError(f"`{path}` cannot be read as Parquet: {fault}") from fault
     return None
 

@@ -21,7 +21,7 @@ Gradients = dict[str, torch.Tensor]
 OK, OVER, FAILED, LEFT_OUT, NOTE = "ok", "over", "failed", "not applicable", "note"
 
 # Gradients go through every layer twice and the worst tensor counts, not the whole: measured up to
-# 2.5 times the distance of the log-probabilities (docs/log.md).
+# 2.6 times the distance of the log-probabilities (docs/log.md).
 GRADIENT_FACTOR = 3
 
 # A tensor whose true gradient is zero (a bias that a softmax cancels) is rounding alone; it is

@@ -187,11 +187,16 @@ def test_parquet_values_that_python_cannot_hold_are_bad_rows(tmp_path: Path) -> 
     assert bad == BadRow(0, 2, "a value cannot be read: date value out of range")
 
 
-def test_a_parquet_file_whose_footer_is_broken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("broken", [b"\xff" * 32, b"\xc2text"])
+def test_a_parquet_file_whose_footer_is_broken(tmp_path: Path, broken: bytes) -> None:
+    """Its structure, or the name of a column."""
     path = tmp_path / "a.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"]}), path)
-    content = bytearray(path.read_bytes())
-    content[-40:-8] = b"\xff" * 32
+    pyarrow.parquet.write_table(pyarrow.table({"text text": ["a"]}), path)
+    content = path.read_bytes()
+    if len(broken) == 32:
+        content = content[:-40] + broken + content[-8:]
+    else:
+        content = content.replace(b"text text", broken + b"text")
     path.write_bytes(content)
     with pytest.raises(UserError, match="cannot be read as Parquet"):
         hash_files([path], {})
