@@ -24,6 +24,7 @@ ABOVE_THE_LINE = [
     "seeds",
     "runs",
     "metrics",
+    "trackers",
     "data",
 ]
 BELOW_THE_LINE = [

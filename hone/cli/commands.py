@@ -36,6 +36,7 @@ COMMANDS = {
     "show": Command("hone.cli.show:show", "Describe a run."),
     "generate": Command("hone.cli.generate:generate", "Let a run's result answer prompts."),
     "chat": Command("hone.cli.chat:chat", "Talk to a run's result."),
+    "track": Command("hone.cli.track:track", "Send a run's trackers what they do not have yet."),
     "data show": Command("hone.cli.data_show:show", "Print samples as the model will see them."),
     "recipe schema": Command("hone.cli.recipe_schema:schema", "Print a recipe's JSON Schema."),
     "version": Command("hone.cli.version:version", "Print the versions that matter."),

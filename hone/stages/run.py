@@ -43,6 +43,8 @@ from hone.stages.supervised import (
     prepare_data,
     split_data,
 )
+from hone.trackers import check_trackers
+from hone.trackers.supervise import tracked
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,15 @@ def run_recipe(run: Run, *, console: Console) -> None:
     lock_surroundings(run, recipe)
     device = choose_device(recipe.device)
     make_deterministic(device)
-    start = prepare_base(run, recipe, console)
-    for index, stage in enumerate(recipe.stages):
-        result = run.stage_folder(index, stage.method) / "model"
-        if find_fault(result) is None:
-            start = Start.at(str(result))
-            continue
-        run.event("stage", stage=index + 1, method=stage.method)
-        start = SupervisedStage(run, recipe, index, console).execute(start, device)
+    with tracked(run, recipe.trackers, console):
+        start = prepare_base(run, recipe, console)
+        for index, stage in enumerate(recipe.stages):
+            result = run.stage_folder(index, stage.method) / "model"
+            if find_fault(result) is None:
+                start = Start.at(str(result))
+                continue
+            run.event("stage", stage=index + 1, method=stage.method)
+            start = SupervisedStage(run, recipe, index, console).execute(start, device)
 
 
 def quieten_libraries() -> None:
@@ -163,6 +166,7 @@ def check_recipe(loaded: LoadedRecipe) -> list[Finding]:
     quieten_libraries()
     recipe = loaded.recipe
     attempt(lambda: choose_device(recipe.device))
+    attempt(lambda: check_trackers(recipe.trackers))
     attempt(lambda: check_model(recipe))
     if attempt(lambda: base_tokenizer(recipe.model)) is None:
         return findings
