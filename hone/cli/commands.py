@@ -39,6 +39,7 @@ COMMANDS = {
     "track": Command("hone.cli.track:track", "Send a run's trackers what they do not have yet."),
     "data show": Command("hone.cli.data_show:show", "Print samples as the model will see them."),
     "recipe schema": Command("hone.cli.recipe_schema:schema", "Print a recipe's JSON Schema."),
+    "info": Command("hone.cli.info:info", "Describe this machine and what is installed."),
     "version": Command("hone.cli.version:version", "Print the versions that matter."),
 }
 

@@ -107,6 +107,9 @@ class Follower:
             self.process.kill()
             self._thread.join()
             self.process.wait()
+            for stream in (self.process.stdin, self.process.stdout):
+                if stream is not None:
+                    stream.close()
 
     def _listen(self) -> None:
         """Read its signs of life until it ends, or until there has been none for too long."""
