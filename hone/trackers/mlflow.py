@@ -30,7 +30,7 @@ def check(settings: MLflow) -> None:
         return
     raise UserError(
         f'trackers: mlflow: uri begins with "{uri.partition("://")[0]}://", '
-        f"expected a folder or one of {', '.join(SCHEMES)}",
+        f"expected one of {', '.join(SCHEMES)}",
         hint="uri: sqlite:///mlflow.db, or leave it out",
         exit_code=2,
     )

@@ -10,6 +10,7 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -24,7 +25,7 @@ from hone.trackers import check_trackers
 if TYPE_CHECKING:
     from rich.console import Console
 
-STOP_WITHIN_S = 1.0  # after a stop signal, for the last rows of all trackers
+STOP_WITHIN_S = 1.0  # after a stop signal, for the last rows
 
 
 @contextmanager
@@ -49,7 +50,7 @@ def tracked(run: Run, trackers: Sequence[Settings], console: "Console") -> Itera
             for follower in followers:
                 follower.ask_to_finish(state)
             for follower in followers:
-                follower.wait(STOP_WITHIN_S / len(followers))
+                follower.wait(STOP_WITHIN_S)
 
 
 def _follow(run: Run, settings: Settings, warn: Callable[[str], None]) -> "Follower | None":
@@ -76,6 +77,7 @@ class Follower:
     def __init__(self, run: Run, settings: Settings, warn: Callable[[str], None]) -> None:
         self.settings = settings
         self.done = False
+        self.asked_at: float | None = None
         self._warn, self._warned, self._lock = warn, False, threading.Lock()
         command = [sys.executable, "-m", "hone.trackers", settings.type, str(run.path)]
         self.process = subprocess.Popen(
@@ -90,17 +92,20 @@ class Follower:
         self._thread.start()
 
     def ask_to_finish(self, state: str) -> None:
-        """Tell it how the run ended; the first time counts."""
-        stream = self.process.stdin
-        assert stream is not None
-        if not stream.closed:
-            with suppress(OSError):  # it has ended already
-                stream.write(f"{state}\n".encode())
+        """Tell it how the run ended; only the first time counts."""
+        if self.asked_at is not None:
+            return
+        self.asked_at = time.monotonic()
+        assert self.process.stdin is not None
+        with suppress(OSError):  # it has ended already
+            self.process.stdin.write(f"{state}\n".encode())
 
     def wait(self, seconds: float | None = None) -> None:
-        """Wait for it to end by itself, then end it."""
+        """Wait for it to end by itself, so many seconds after it was asked to; then end it."""
+        assert self.asked_at is not None
+        left = None if seconds is None else self.asked_at + seconds - time.monotonic()
         try:
-            self._thread.join(seconds)
+            self._thread.join(left if left is None else max(0.0, left))
             if self._thread.is_alive():
                 self._fail(f"was not finished within {seconds:g} s")
         finally:
