@@ -1,6 +1,7 @@
 """Runs with trackers, by the real command: they change no byte, whatever becomes of them."""
 
 import json
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 from hone.metrics import read_metrics
 from hone.runs import Run
 from hone.trackers.follow import everything_sent
-from tests.trackers.reading import read_tensorboard, read_wandb
+from tests.trackers.reading import read_tensorboard, read_texts, read_wandb
 from tests.workbench import NEW_MODEL, digest, fingerprint, hone, kill, start, write_data
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -130,6 +131,26 @@ def test_what_could_not_be_sent_is_sent_later(folder: Path) -> None:
     events = read_tensorboard(folder / "blocked" / "events" / "third")
     assert [step for step, _ in events["1-sft/loss"]] == [step for step, _ in losses(run)]
     assert everything_sent(Run(run), "tensorboard", "succeeded")
+
+
+def test_a_stopped_run_ends_its_trackers_and_they_know(folder: Path) -> None:
+    text = (NEW_MODEL + STAGES).replace("steps: 24", "steps: 4000")
+    (folder / "long.yaml").write_text(text + "trackers: [tensorboard]\n")
+    process = start(folder, "run", "long.yaml", "--name", "stopped")
+    run = folder / "runs" / "stopped"
+    events = run / "trackers" / "tensorboard"
+    wait_for(lambda: any(events.glob("1-sft/*.hone")))
+    assert "is being worked on" in hone(folder, "track", "stopped", expect=2)
+    trackers = [pid for pid in children_of(process.pid) if is_tracker(pid)]
+    assert len(trackers) == 1
+    printed = kill(process, signal.SIGINT)
+    assert process.returncode == 130
+    assert "warning" not in printed
+    assert not any(map(is_tracker, trackers))
+    assert read_texts(events)["state"] == "stopped"
+    assert [step for step, _ in read_tensorboard(events)["1-sft/loss"]] == [
+        step for step, _ in losses(run)
+    ]
 
 
 def test_without_trackers_there_is_nothing_to_send(folder: Path) -> None:

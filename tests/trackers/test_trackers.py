@@ -6,6 +6,7 @@ that the test writes; the trackers' processes are real ones.
 
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -254,6 +255,22 @@ def test_a_folder_that_cannot_be_written_is_one_warning(tmp_path: Path) -> None:
     (warning,) = follow(run)
     assert warning.startswith("tracker tensorboard failed: NotADirectoryError:")
     assert "Traceback" in (run.path / "trackers" / "tensorboard.log").read_text()
+
+
+def test_a_disk_that_takes_no_more_is_one_warning_and_nothing_is_lost(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "tensorboard")
+    warnings: list[str] = []
+    with writer(run) as metrics:
+        write_steps(metrics, 1, 20)
+        follower = Follower(run, settings_of(run), warnings.append)
+        wait_for(lambda: has_sent_something(run))
+        resource.prlimit(follower.process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
+        write_steps(metrics, 21, 600)
+        follower.ask_to_finish("succeeded")
+        follower.wait(60)
+    assert warnings == ["tracker tensorboard failed: OSError: [Errno 27] File too large"]
+    assert follow(run) == []
+    check_same(held_by(run), expected(run))
 
 
 def test_a_failure_tells_no_value_from_the_environment(
