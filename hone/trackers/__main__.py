@@ -7,6 +7,7 @@ the run alone.
 """
 
 import os
+import re
 import select
 import signal
 import sys
@@ -15,9 +16,10 @@ import traceback
 from pathlib import Path
 
 from hone.files import append_line
-from hone.runs import Run
+from hone.runs import SHORTEST_CONCEALED, Run
 
 POLL_S = 1.0
+SECRET = re.compile(r"(WANDB|MLFLOW|AWS|DATABRICKS)_.*(KEY|TOKEN|PASSWORD|SECRET).*")
 
 
 class Parent:
@@ -62,11 +64,20 @@ def main(name: str, folder: str, pid: str) -> int:
     except Exception as error:
         log = run.path / "trackers" / f"{name}.log"
         words = next(iter(str(error).splitlines()), "")
-        parent.tell(f"failed {run.conceal(f'{type(error).__name__}: {words}')}")
-        append_line(log, run.conceal("".join(traceback.format_exception(error))))
+        parent.tell(f"failed {conceal(run, f'{type(error).__name__}: {words}')}")
+        append_line(log, conceal(run, "".join(traceback.format_exception(error))))
         return 1
     parent.tell("done")
     return 0
+
+
+def conceal(run: Run, text: str) -> str:
+    """`text` without the recipe's variables and without keys that a library's message may quote."""
+    text = run.conceal(text)
+    for name, value in os.environ.items():
+        if SECRET.fullmatch(name) and len(value) >= SHORTEST_CONCEALED:
+            text = text.replace(value, f"${{{name}}}")
+    return text
 
 
 def follow(run: Run, name: str, parent: Parent) -> None:

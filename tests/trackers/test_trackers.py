@@ -372,6 +372,19 @@ def test_wandb_has_what_the_recipe_says_and_no_key(
     assert [path for path in files if b"0123456789" * 4 in path.read_bytes()] == []
 
 
+def test_a_key_that_a_library_quotes_stays_out_of_the_run(
+    tmp_path: Path, silent_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", silent_server)
+    monkeypatch.setenv("WANDB_API_KEY", "wrong key of mine")
+    run = make_run(tmp_path, "wandb")
+    (warning,) = follow(run)
+    assert warning.startswith("tracker wandb failed: ")
+    files = [path for path in run.path.rglob("*") if path.is_file()]
+    assert b"${WANDB_API_KEY}" in (run.path / "trackers" / "wandb.log").read_bytes()
+    assert [path for path in files if b"wrong key of mine" in path.read_bytes()] == []
+
+
 @pytest.mark.quick
 def test_what_could_not_be_begun_is_refused_before(monkeypatch: pytest.MonkeyPatch) -> None:
     check_trackers([TensorBoard(), WandB(mode="offline"), MLflow()])
