@@ -25,6 +25,7 @@ from hone.recipe.load import load_recipe
 from hone.recipe.schema import MLflow, TensorBoard, WandB
 from hone.runs import Run, create_run
 from hone.trackers import check_trackers
+from hone.trackers.__main__ import conceal
 from hone.trackers.follow import everything_sent
 from hone.trackers.supervise import Follower
 from tests.trackers.reading import (
@@ -372,17 +373,19 @@ def test_wandb_has_what_the_recipe_says_and_no_key(
     assert [path for path in files if b"0123456789" * 4 in path.read_bytes()] == []
 
 
-def test_a_key_that_a_library_quotes_stays_out_of_the_run(
+def test_a_wrong_key_is_one_warning_and_in_no_file(
     tmp_path: Path, silent_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", silent_server)
     monkeypatch.setenv("WANDB_API_KEY", "wrong key of mine")
     run = make_run(tmp_path, "wandb")
     (warning,) = follow(run)
-    assert warning.startswith("tracker wandb failed: ")
+    assert warning.startswith("tracker wandb failed: AuthenticationError: WANDB_API_KEY invalid")
     files = [path for path in run.path.rglob("*") if path.is_file()]
-    assert b"${WANDB_API_KEY}" in (run.path / "trackers" / "wandb.log").read_bytes()
+    assert run.path / "trackers" / "wandb.log" in files
     assert [path for path in files if b"wrong key of mine" in path.read_bytes()] == []
+    quoted = conceal(run, "401 for user me with password wrong key of mine")
+    assert quoted == "401 for user me with password ${WANDB_API_KEY}"
 
 
 @pytest.mark.quick
