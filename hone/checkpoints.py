@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hone.files import sync
+from hone.files import is_disk_full, sync
 from hone.signals import uninterrupted
 
 MANIFEST = "manifest.json"
@@ -26,21 +26,31 @@ STATE = "state.json"
 class CheckpointState:
     """What a checkpoint knows besides weights and optimizer.
 
-    step: optimizer updates made. evaluated: the evaluation due at this step is in the metrics.
-    best_step, best_loss: the best evaluation so far. time_s: seconds the run had taken. Everything
-    else follows from the recipe and the step.
+    step: optimizer steps made. evaluated: the evaluation due at this step is in the metrics.
+    best_step, best_value: the best evaluation so far, by the metric that is watched. without_gain:
+    evaluations since then. stopped_early: no step comes after this one. skipped_in_a_row: the last
+    so many steps made no update. time_s: seconds the run had taken. Everything else follows from
+    the recipe and the step.
     """
 
     step: int
     evaluated: bool
     best_step: int | None = None
-    best_loss: float | None = None
+    best_value: float | None = None
+    without_gain: int = 0
+    stopped_early: bool = False
+    skipped_in_a_row: int = 0
     time_s: float = 0.0
 
 
 def step_folder(folder: Path, step: int) -> Path:
     """The folder of the checkpoint of `step`."""
     return folder / f"step_{step:06d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint's folder is named by."""
+    return int(checkpoint.name.removeprefix("step_"))
 
 
 def write_folder(final: Path, write: Callable[[Path], None]) -> None:
@@ -114,7 +124,7 @@ def read_state(checkpoint: Path) -> CheckpointState:
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoint folders under `folder`, oldest first."""
     found = [p for p in folder.glob("step_*") if re.fullmatch(r"step_\d+", p.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+    return sorted(found, key=step_of)
 
 
 def find_newest(folder: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
@@ -130,12 +140,53 @@ def find_newest(folder: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
     return None, broken
 
 
-def prune(folder: Path, *, keep: int, best_step: int | None) -> None:
-    """Delete all but the newest `keep` checkpoints and the best one."""
-    kept = list_checkpoints(folder)[-keep:]
-    for path in list_checkpoints(folder):
-        if path not in kept and (best_step is None or path != step_folder(folder, best_step)):
+def prune(folder: Path, *, keep: int, best_step: int | None, keep_every: int | None = None) -> None:
+    """Delete all but the newest `keep` checkpoints, the best one and those of every `keep_every`
+    steps.
+    """
+    found = list_checkpoints(folder)
+    kept = {*found[-keep:], *_best(folder, best_step)}
+    kept.update(path for path in found if keep_every and step_of(path) % keep_every == 0)
+    for path in found:
+        if path not in kept:
             shutil.rmtree(path)
+
+
+def make_room(folder: Path, *, best_step: int | None) -> int:
+    """Delete all checkpoints but the newest whole one and the best whole one; returns the bytes.
+
+    For a full disk: what is broken goes, and what is kept has been read to its last byte.
+    """
+    newest, _ = find_newest(folder)
+    best = [path for path in _best(folder, best_step) if find_fault(path) is None]
+    freed = 0
+    for path in list_checkpoints(folder):
+        if path != newest and path not in best:
+            freed += folder_bytes(path)
+            shutil.rmtree(path)
+    return freed
+
+
+def write_making_room(write: Callable[[], None], checkpoints: Path, best_step: int | None) -> None:
+    """Do `write`; where the disk is full, delete what can be spared of the checkpoints and try once
+    more. The second failure is raised.
+    """
+    try:
+        return write()
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+    make_room(checkpoints, best_step=best_step)
+    write()
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder; 0 where there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _best(folder: Path, best_step: int | None) -> list[Path]:
+    return [] if best_step is None else [step_folder(folder, best_step)]
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Used by `fit.py` and `stages/`; which seeds there are is said in `seeds.py`.
 """
 
 import os
+import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,18 @@ def choose_device(device: str) -> torch.device:
             exit_code=2,
         )
     return torch.device("cuda")
+
+
+def describe_device(device: torch.device) -> dict[str, str]:
+    """kind, name and capability: what may change the bytes of a result from machine to machine."""
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        name = torch.cuda.get_device_name(device)
+        return {"kind": "cuda", "name": name, "capability": f"{major}.{minor}"}
+    listed = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", listed, re.MULTILINE)
+    name = found.group(1).strip() if found else platform.processor() or platform.machine()
+    return {"kind": "cpu", "name": name, "capability": torch.backends.cpu.get_cpu_capability()}
 
 
 def make_deterministic(device: torch.device) -> None:
@@ -111,6 +124,11 @@ def total_memory_bytes(device: torch.device) -> int:
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.exists() else "max"
     return min(total, int(text)) if text.isdigit() else total
+
+
+def data_bytes() -> int:
+    """Private memory this process has asked for (VmData): what `RLIMIT_DATA` counts."""
+    return _status_bytes("VmData")
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -5,8 +5,12 @@ its temporary name is fixed and a leftover is overwritten. Left out: folders tha
 (runs.py, checkpoints.py) and metrics (metrics.py).
 """
 
+import errno
 import json
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +21,15 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all: a temporary name in the same folder, fsync, rename."""
     temporary = path.with_name(f".{path.name}.new")
     with uninterrupted():
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         sync(path.parent)
 
 
@@ -45,8 +53,10 @@ def append_line(path: Path, line: str) -> None:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         torn = end > 0 and file.read(1) != b"\n"
-        text = ("\n" if torn else "") + line + "\n"
-        file.write(text.encode(errors="backslashreplace"))
+        text = (("\n" if torn else "") + line + "\n").encode(errors="backslashreplace")
+        if file.write(text) != len(text):
+            file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -69,3 +79,20 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """True where the disk, or the person's share of it, has no room; libraries say it in words."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return bool(re.search(r"os error (28|122)\b|No space left on device", str(error)))
+
+
+@contextmanager
+def room_permitting() -> Iterator[None]:
+    """For notes on the way: where the disk is full, they are left out and the work goes on."""
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise

@@ -5,13 +5,17 @@ happens at step k is a function of (seed, stage, k): order, cuts, dropout, learn
 that was stopped or killed goes on from its newest checkpoint and ends in the same bytes. Sums are
 divided by counts over the whole step, taken before the first forward. An unfinished step leaves no
 trace: parameters move, and the row is written, in one uninterrupted section.
+
+Faults have one outcome each: where memory runs out the step is cut smaller and done again; a step
+whose loss or gradient is not finite makes no update; where the disk is full training goes on.
 """
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,68 +27,52 @@ from hone.checkpoints import (
     prune,
     read_state,
     save_checkpoint,
-    step_folder,
+    write_making_room,
 )
 from hone.device import peak_memory_bytes, reset_peak_memory, seed_torch
+from hone.early_stopping import judge_evaluation
 from hone.errors import UserError
-from hone.forest import StepCounts, count_step, plan_micro_batches
-from hone.losses import LossFunction
+from hone.files import is_disk_full, room_permitting
+from hone.forest import StepCounts, count_step
+from hone.memory import is_out_of_memory, release_memory
 from hone.metrics import MetricsWriter, Row
-from hone.models import LanguageModel, save_model
+from hone.models import first_line, save_model
 from hone.optim import make_schedule, optimizer_tensors, restore_optimizer, set_learning_rate
-from hone.recipe.schema import TrainingStage
+from hone.quarantine import QUARANTINE, quarantine, take_back
 from hone.records import Sample
 from hone.signals import StopRequested, check_stop, uninterrupted
+from hone.training import EVALUATION, Training, cut, plan_step
 
 OPTIMIZER = "optimizer.safetensors"
 
+Result = TypeVar("Result")
+
 
 @dataclass
-class Training:
-    """All that one stage's training needs; made by the stage, used up by `fit`.
+class _Sums:
+    """What a step adds up over its micro-batches. suspects: samples of those with a bad loss."""
 
-    samples_of: the samples of step 1, 2, ...; held_out: the samples of evaluations, empty for none.
-    conceal: hides in what is saved what the recipe took from the environment.
-    """
-
-    model: LanguageModel
-    optimizer: torch.optim.Optimizer
-    loss: LossFunction
-    settings: TrainingStage
-    folder: Path
-    seed: int
-    stage: int
-    total_steps: int
-    samples_of: Callable[[int], Sequence[Sample]]
-    held_out: Sequence[Sample]
-    token_budget: int
-    report: Callable[[Row], None]
-    epoch_of: Callable[[int], float]
-    conceal: Callable[[str], str] = str
+    loss: float = 0.0
+    tokens: int = 0
+    norm: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    suspects: list[int] = field(default_factory=list)
 
     @property
-    def checkpoints(self) -> Path:
-        """Where checkpoints are kept."""
-        return self.folder / "checkpoints"
-
-    def evaluates_at(self, step: int) -> bool:
-        """True where an evaluation is due after `step` updates."""
-        evaluation = self.settings.evaluation
-        if evaluation is None:
-            return False
-        if step == 0:
-            return evaluation.before
-        return step % evaluation.every == 0 or step == self.total_steps
+    def finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
 def fit(training: Training, state: CheckpointState) -> CheckpointState:
-    """Train from `state` to the last step; returns the state after it.
+    """Train from `state` to the last step, or to where early stopping ends it; returns the state
+    after it.
 
-    Raises StopRequested after saving the last whole step, and UserError where loss or gradients are
-    not finite.
+    Raises StopRequested after saving the last whole step, and UserError where a sample does not fit
+    into the memory or too many steps in a row have no finite loss.
     """
     began = time.perf_counter() - state.time_s
     path = training.folder / "metrics.jsonl"
+    take_back(training.folder, state.step)
     with MetricsWriter(path) as metrics:
         if state.step or path.stat().st_size:
             metrics.resumed_from(state.step)
@@ -93,13 +81,21 @@ def fit(training: Training, state: CheckpointState) -> CheckpointState:
             loop.run()
         except (StopRequested, UserError):
             with uninterrupted():
-                loop.save()
+                if loop.weights_are_finite():
+                    loop.save()
             raise
+        if metrics.waiting:
+            training.warn(f"{metrics.waiting} rows of metrics are lost, the disk is full")
         return loop.state
 
 
 class _Loop:
-    """The state that lives while a stage trains: how far it is, and its metrics file."""
+    """The state that lives while a stage trains: how far it is, and its metrics file.
+
+    at_work: the samples of the micro-batch that is computed now. saved: the (step, evaluated) of
+    the checkpoint that is on disk. disk_was_full: the last save failed. torn: the weights are not
+    those of a whole step, or not finite.
+    """
 
     def __init__(
         self, training: Training, state: CheckpointState, metrics: MetricsWriter, began: float
@@ -110,20 +106,25 @@ class _Loop:
         self.began = began
         self.schedule = make_schedule(training.settings, training.total_steps)
         self.parameters = [parameter for _, parameter in training.model.trainable()]
+        self.at_work: list[Sample] = []
+        self.saved = (state.step, state.evaluated)
+        self.disk_was_full = False
+        self.torn = False
+        self.began_finite = all(bool(torch.isfinite(p).all()) for p in self.parameters)
 
     def run(self) -> None:
         """All steps that are left."""
         every = self.training.settings.checkpoint.every
         self.evaluate_if_due()
-        while self.state.step < self.training.total_steps:
+        while self.state.step < self.training.total_steps and not self.state.stopped_early:
             check_stop()
             self.train_step(self.state.step + 1)
             self.evaluate_if_due()
-            if self.state.step % every == 0 or self.state.step in (
-                self.state.best_step,
-                self.training.total_steps,
-            ):
+            last = self.state.step == self.training.total_steps or self.state.stopped_early
+            if last or self.state.step % every == 0 or self.state.step == self.state.best_step:
                 self.save()
+
+    # One step
 
     def train_step(self, step: int) -> None:
         """Accumulate over the step's micro-batches, check, update, write the row."""
@@ -132,44 +133,58 @@ class _Loop:
         reset_peak_memory(model.device)
         samples = training.samples_of(step)
         counts = count_step(samples)
-        training.optimizer.zero_grad(set_to_none=True)
-        model.module.train()
-        loss, tokens, sums = 0.0, 0, dict[str, float]()
-        for part, indices in enumerate(plan_step(training, samples)):
-            seed_torch(training.seed, training.stage, step, "dropout", part)
-            batch = model.make_batch([samples[i] for i in indices], counts=counts, indices=indices)
-            with model.laid_out(batch):
-                output = training.loss(model.logprobs(batch), batch)
-                output.total.backward()
-            loss += output.total.item()
-            tokens += batch.input_ids.numel()
-            for name, value in output.metrics.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-        norm = self.clip()
-        check_finite(loss, norm, step, samples)
+        sums = self.in_memory(step, lambda: self.accumulate(step, samples, counts))
         learning_rate = self.schedule(step)
-        set_learning_rate(training.optimizer, learning_rate)
         with uninterrupted():
-            training.optimizer.step()
+            if sums.finite:
+                self.update(learning_rate)
+            else:
+                self.quarantine(step, samples, sums)
             taken = time.perf_counter() - started
             row = {
                 "step": step,
                 "time_s": round(time.perf_counter() - self.began, 3),
                 "epoch": round(training.epoch_of(step), 4),
-                "loss": loss,
+                "loss": sums.loss,
                 "learning_rate": learning_rate,
-                "grad_norm": norm,
-                "tokens": tokens,
+                "grad_norm": sums.norm,
+                "tokens": sums.tokens,
                 "trained_tokens": counts.trained_tokens,
                 "samples": counts.samples,
-                **sums,
+                **({} if sums.finite else {"skipped": 1}),
+                **sums.metrics,
                 "step_s": round(taken, 4),
-                "tokens_per_s": round(tokens / taken, 1),
+                "tokens_per_s": round(sums.tokens / taken, 1),
                 "peak_memory_bytes": peak_memory_bytes(model.device),
             }
-            self.metrics.write(row)
-            self.state = replace(self.state, step=step, evaluated=False)
+            self.write_row(row)
+            skipped = 0 if sums.finite else self.state.skipped_in_a_row + 1
+            self.state = replace(self.state, step=step, evaluated=False, skipped_in_a_row=skipped)
         training.report(row)
+        if skipped > training.settings.max_skipped_steps:
+            raise self.too_many_skipped()
+
+    def accumulate(self, step: int, samples: Sequence[Sample], counts: StepCounts) -> _Sums:
+        """Gradients of the whole step, clipped; the parameters stay as they are."""
+        training, model, sums = self.training, self.training.model, _Sums()
+        training.optimizer.zero_grad(set_to_none=True)
+        model.module.train()
+        for part, indices in enumerate(plan_step(training, samples, step)):
+            self.at_work = [samples[i] for i in indices]
+            seed_torch(training.seed, training.stage, step, "dropout", part)
+            batch = model.make_batch(self.at_work, counts=counts, indices=indices)
+            with model.laid_out(batch):
+                output = training.loss(model.logprobs(batch), batch)
+                output.total.backward()
+            loss = output.total.item()
+            if not math.isfinite(loss):
+                sums.suspects += [sample.index for sample in self.at_work]
+            sums.loss += loss
+            sums.tokens += batch.input_ids.numel()
+            for name, value in output.metrics.items():
+                sums.metrics[name] = sums.metrics.get(name, 0.0) + float(value)
+        sums.norm = self.clip()
+        return sums
 
     def clip(self) -> float:
         """The norm of all gradients, which are scaled down to the recipe's limit."""
@@ -180,6 +195,104 @@ class _Loop:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, norm)
         return norm.item()
 
+    def update(self, learning_rate: float) -> None:
+        """Move the parameters. Where memory runs out on the way, they are of no whole step."""
+        optimizer = self.training.optimizer
+        set_learning_rate(optimizer, learning_rate)
+        try:
+            optimizer.step()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.torn = True
+            raise UserError(
+                f"the optimizer's update does not fit into the memory: {first_line(error)}",
+                hint="give the run more with `memory: {limit: ...}`, or use an optimizer with less "
+                "state, or an adapter",
+            ) from error
+
+    # Out of memory
+
+    def in_memory(self, moment: float, work: Callable[[], Result]) -> Result:
+        """Do `work`; where memory runs out, cut smaller from this moment on and do it again from
+        the start.
+        """
+        while True:
+            try:
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = first_line(error)
+            # Out of the handler nothing refers to the failed work's tensors any more.
+            self.training.optimizer.zero_grad(set_to_none=True)
+            release_memory(self.training.model.device)
+            self.cut_smaller(moment, reason)
+
+    def cut_smaller(self, moment: float, reason: str) -> None:
+        """Halve the tokens computed at once until what has failed is cut; keep that, then go on."""
+        training, failed = self.training, self.at_work
+        when = f"step {moment}" if moment % 1 == 0 else f"evaluation after step {int(moment)}"
+        tokens = sum(sample.num_tokens for sample in failed)
+        if len(failed) < 2 or training.model.layout == "alone":
+            raise UserError(
+                f"{when}: {training.place_of(failed[0])}, {tokens:,} tokens long, does not fit "
+                f"into the memory even alone: {reason}",
+                hint="give the run more with `memory: {limit: ...}`, lower `max_tokens`, or set "
+                "`gradient_checkpointing: true`",
+            )
+        smaller = training.budget_at(moment)
+        while len(cut(training, failed, smaller)) == 1:
+            smaller //= 2
+        training.smaller_budgets.append((moment, smaller))
+        training.keep_budgets(training.smaller_budgets)
+        training.warn(
+            f"{when}: {tokens:,} tokens at once do not fit into the memory; from here on at most "
+            f"{smaller:,} are computed at once, and the work is done again"
+        )
+
+    # Not finite
+
+    def quarantine(self, step: int, samples: Sequence[Sample], sums: _Sums) -> None:
+        """Keep which samples a step without an update had."""
+        place_of = self.training.place_of
+        named = [{"index": sample.index, "place": place_of(sample)} for sample in samples]
+        with room_permitting():
+            quarantine(
+                self.training.folder,
+                step,
+                sums.loss,
+                sums.norm,
+                samples=named,
+                suspects=sums.suspects,
+            )
+        self.training.warn(
+            f"step {step} made no update: its loss is {sums.loss} and its gradient norm "
+            f"{sums.norm}; its samples are in {QUARANTINE}"
+        )
+
+    def too_many_skipped(self) -> UserError:
+        """Why the stage stops after steps without an update, and how to go on."""
+        training, count = self.training, self.state.skipped_in_a_row
+        self.torn = not self.weights_are_finite()
+        seen = (
+            "the weights are no longer finite numbers since an earlier update"
+            if self.torn
+            else "the weights are finite"
+        )
+        cause = "lower `learning_rate`" if self.torn else f"look at {training.folder / QUARANTINE}"
+        return UserError(
+            f"step {self.state.step}: {count} steps in a row had a loss or a gradient that is not "
+            f"finite, more than max_skipped_steps {training.settings.max_skipped_steps}; {seen}",
+            hint=f"{cause}, mend it and begin a new run",
+        )
+
+    def weights_are_finite(self) -> bool:
+        """True where no trained number has become infinite or NaN in this stage."""
+        return not self.began_finite or all(bool(torch.isfinite(p).all()) for p in self.parameters)
+
+    # Evaluation
+
     def evaluate_if_due(self) -> None:
         """Held-out loss after this step, unless the metrics have it already; keeps the best."""
         step = self.state.step
@@ -188,30 +301,94 @@ class _Loop:
         row = {
             "step": step,
             "split": "evaluation",
-            **evaluate(self.training),
+            **self.in_memory(step + EVALUATION, self.evaluate),
             "time_s": round(time.perf_counter() - self.began, 3),
         }
         with uninterrupted():
-            self.metrics.write(row)
-            best = self.state.best_loss
-            if step and (best is None or row["loss"] < best):
-                self.state = replace(self.state, best_step=step, best_loss=row["loss"])
-            self.state = replace(self.state, evaluated=True)
+            self.write_row(row)
+            state = judge_evaluation(self.state, row, self.training.early_stopping)
+            self.state = replace(state, evaluated=True)
         self.training.report(row)
+
+    @torch.no_grad()
+    def evaluate(self) -> Row:
+        """Mean held-out loss per trained token and the share of them that is the likeliest token;
+        never touches the randomness of training.
+        """
+        training, model, samples = self.training, self.training.model, self.training.held_out
+        model.module.eval()
+        loss = likeliest = 0.0
+        for indices in plan_step(training, samples, self.state.step + EVALUATION):
+            check_stop()
+            self.at_work = [samples[i] for i in indices]
+            batch = model.make_batch(self.at_work, counts=StepCounts(1, 1))
+            with model.laid_out(batch):
+                logprobs, hits = model.scores(batch)
+                loss += training.loss(logprobs, batch).total.item()
+                likeliest += hits.sum().item()
+        counts = count_step(samples)
+        return {
+            "loss": loss / counts.trained_tokens,
+            "accuracy": likeliest / counts.trained_tokens,
+            "trained_tokens": counts.trained_tokens,
+            "samples": counts.samples,
+        }
+
+    # What is kept
+
+    def write_row(self, row: Row) -> None:
+        """A row of metrics; the first one that has to wait for room is told."""
+        self.metrics.write(row)
+        if self.metrics.waiting == 1:
+            self.training.warn("the disk is full: rows of metrics wait until there is room")
 
     def save(self) -> None:
         """A checkpoint of the last whole step, if there is none yet; then prune old ones."""
         training, state = self.training, self.state
-        if state.step == 0:
+        if state.step == 0 or self.torn:
             return
-        folder = step_folder(training.checkpoints, state.step)
-        if not folder.exists() or read_state(folder).evaluated != state.evaluated:
+        if not self.weights_are_finite():
+            self.torn = True
+            raise UserError(
+                f"step {state.step}: the update has made weights that are not finite, so they are "
+                "not saved",
+                hint="lower `learning_rate` and begin a new run",
+            )
+        keep = training.settings.checkpoint
+        if self.saved != (state.step, state.evaluated):
             self.state = state = replace(state, time_s=round(time.perf_counter() - self.began, 3))
-            self.metrics.sync()
-            save_checkpoint(training.checkpoints, state, self.write)
+            try:
+                write_making_room(self.write_checkpoint, training.checkpoints, state.best_step)
+            except Exception as error:
+                if not is_disk_full(error):
+                    raise
+                if not self.disk_was_full:
+                    training.warn(
+                        f"step {state.step}: the disk is full, no checkpoint could be saved; "
+                        f"training goes on, and the newest one is {self.newest_checkpoint()}"
+                    )
+                self.disk_was_full = True
+                return
+            if self.disk_was_full:
+                training.warn(f"step {state.step}: there is room again, a checkpoint was saved")
+            self.disk_was_full = False
+            self.saved = (state.step, state.evaluated)
         prune(
-            training.checkpoints, keep=training.settings.checkpoint.keep, best_step=state.best_step
+            training.checkpoints,
+            keep=keep.keep,
+            best_step=state.best_step,
+            keep_every=keep.keep_every,
         )
+
+    def write_checkpoint(self) -> None:
+        """The rows so far, then weights, optimizer and state, whole or not at all."""
+        self.metrics.sync()
+        save_checkpoint(self.training.checkpoints, self.state, self.write)
+
+    def newest_checkpoint(self) -> str:
+        """The newest whole checkpoint in words."""
+        newest, _ = find_newest(self.training.checkpoints)
+        return newest.name if newest else "none"
 
     def write(self, folder: Path) -> None:
         """Weights and optimizer state into an empty folder."""
@@ -220,47 +397,6 @@ class _Loop:
         save_file(
             optimizer_tensors(training.optimizer, training.model.trainable()), folder / OPTIMIZER
         )
-
-
-def plan_step(training: Training, samples: Sequence[Sample]) -> list[list[int]]:
-    """How a step is cut into micro-batches: by its samples, the layout and the budget."""
-    layout = training.model.layout
-    return plan_micro_batches(
-        samples, training.token_budget, padded=layout != "forest", alone=layout == "alone"
-    )
-
-
-def check_finite(loss: float, norm: float, step: int, samples: Sequence[Sample]) -> None:
-    """Raises UserError, before the update, where loss or gradient norm is not a finite number."""
-    if math.isfinite(loss) and math.isfinite(norm):
-        return
-    rows = ", ".join(str(sample.index) for sample in samples[:20])
-    raise UserError(
-        f"step {step}: loss is {loss} and the gradient norm {norm}, expected finite numbers; "
-        "the update was not made. "
-        f"Samples of the step: {rows}",
-        hint="look at these samples with `hone data show`, or lower `learning_rate`",
-    )
-
-
-@torch.no_grad()
-def evaluate(training: Training) -> Row:
-    """Mean held-out loss per trained token; never touches the randomness of training."""
-    model, samples = training.model, training.held_out
-    model.module.eval()
-    total = 0.0
-    for indices in plan_step(training, samples):
-        check_stop()
-        chosen = [samples[i] for i in indices]
-        batch = model.make_batch(chosen, counts=StepCounts(1, 1))
-        with model.laid_out(batch):
-            total += training.loss(model.logprobs(batch), batch).total.item()
-    counts = count_step(samples)
-    return {
-        "loss": total / counts.trained_tokens,
-        "trained_tokens": counts.trained_tokens,
-        "samples": counts.samples,
-    }
 
 
 def find_start(training_folder: Path, warn: Callable[[str], None]) -> Path | None:

@@ -39,13 +39,25 @@ def compute_logprobs(
 
     dtype: the number format of the products; the hidden states' own when left out.
     """
+    return compute_scores(hidden_PD, targets_P, head, dtype)[0]
+
+
+def compute_scores(
+    hidden_PD: torch.Tensor, targets_P: torch.Tensor, head: Head, dtype: torch.dtype | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `compute_logprobs` gives, and whether each target is the likeliest token, (P,) bool.
+
+    The second is only computed where no gradient is wanted, and all False otherwise.
+    """
     dtype = dtype or hidden_PD.dtype
     count = len(targets_P)
     filling = -count % fill_multiple(count)
     hidden_PD = F.pad(hidden_PD, (0, 0, 0, filling))
     targets_P = F.pad(targets_P, (0, filling))
-    logprobs = _Logprobs.apply(hidden_PD, head.weight_VD, head.bias_V, targets_P, head, dtype)
-    return logprobs[:count]
+    logprobs, likeliest = _Logprobs.apply(
+        hidden_PD, head.weight_VD, head.bias_V, targets_P, head, dtype
+    )
+    return logprobs[:count], likeliest[:count]
 
 
 def fill_multiple(count: int) -> int:
@@ -114,12 +126,12 @@ class _Logprobs(torch.autograd.Function):
         targets_P: torch.Tensor,
         head: Head,
         dtype: torch.dtype,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         in_forward = ctx.needs_input_grad[0] and not trains_head
         ctx.head, ctx.dtype = head, dtype
         ctx.size = max(1, CHUNK_ELEMENTS // weight_VD.shape[0])
-        logprobs, slopes = [], []
+        logprobs, slopes, likeliest = [], [], []
         with torch.autocast(hidden_PD.device.type, enabled=False):
             weight = weight_VD.to(dtype)
             bias = None if bias_V is None else bias_V.to(dtype)
@@ -130,6 +142,8 @@ class _Logprobs(torch.autograd.Function):
                 for rows, chosen in parts:
                     probabilities = _softmax(rows)
                     logprobs.append(_log_chosen(probabilities, rows, chosen))
+                    if not in_forward and not trains_head:
+                        likeliest.append(rows.argmax(-1) == chosen)
                     if in_forward:
                         rows.copy_(_descent(probabilities, rows, chosen, head))
                 if in_forward:
@@ -139,10 +153,13 @@ class _Logprobs(torch.autograd.Function):
         elif trains_head:
             ctx.save_for_backward(hidden_PD, weight_VD, bias_V, targets_P)
         ctx.in_forward = in_forward
-        return torch.cat(logprobs)
+        none = torch.zeros(len(targets_P), dtype=torch.bool, device=targets_P.device)
+        found = torch.cat(likeliest) if likeliest else none
+        ctx.mark_non_differentiable(found)
+        return torch.cat(logprobs), found
 
     @staticmethod
-    def backward(ctx: Any, grad_P: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad_P: torch.Tensor, _: Any) -> Any:  # type: ignore[override]
         if ctx.in_forward:
             (slopes_PD,) = ctx.saved_tensors
             return (slopes_PD * -grad_P[:, None].to(slopes_PD.dtype), *(None,) * 5)

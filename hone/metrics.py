@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from hone.errors import UserError
+from hone.files import room_permitting
 
 Row = dict[str, Any]
 
@@ -24,10 +25,14 @@ TAIL_BYTES = 65_536  # some 200 rows: where the newest row is looked for first
 class MetricsWriter:
     """Appends rows to one file. A last line that a kill or a power loss has torn is cut off on
     opening.
+
+    Rows that a full disk has no room for wait, and are written before the next one; `waiting` is
+    how many. `sync` raises OSError while there are any; closing loses them.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._waiting: list[bytes] = []
         self._file = path.open("ab", buffering=0)
         self._file.truncate(_whole_bytes(path.read_bytes()))
 
@@ -38,11 +43,22 @@ class MetricsWriter:
         Numbers are Python's own; NaN and infinity, which JSON lacks, become null.
         """
         finite = {key: None if _is_not_finite(value) else value for key, value in row.items()}
-        line = json.dumps(finite, allow_nan=False).encode() + b"\n"
+        self._waiting.append(json.dumps(finite, allow_nan=False).encode() + b"\n")
+        with room_permitting():
+            self._write_waiting()
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are not in the file, because the disk is full."""
+        return len(self._waiting)
+
+    def _write_waiting(self) -> None:
+        lines = b"".join(self._waiting)
         size = os.fstat(self._file.fileno()).st_size
-        if self._file.write(line) != len(line):  # the disk became full on the way
+        if lines and self._file.write(lines) != len(lines):  # the disk became full on the way
             self._file.truncate(size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+        self._waiting.clear()
 
     def resumed_from(self, step: int) -> None:
         """Say that the rows after `step` that stand above are done again."""
@@ -50,10 +66,13 @@ class MetricsWriter:
 
     def sync(self) -> None:
         """Wait until the rows are on the disk."""
+        self._write_waiting()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file; the writer is not used after it."""
+        with room_permitting():
+            self._write_waiting()
         self._file.close()
 
     def __enter__(self) -> "MetricsWriter":

@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from peft import PeftModel
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hone.attention import FOREST, UnsupportedAttention, forest_layout
-from hone.device import Precision, total_memory_bytes
+from hone.device import Precision
 from hone.errors import UserError
 from hone.forest import ROW_MULTIPLE, Batch, count_step, make_batch
 from hone.hub import find_model
-from hone.logprobs import Head, compute_logprobs
+from hone.logprobs import Head, compute_scores
+from hone.memory import usable_memory_bytes
 from hone.recipe.schema import TrainingStage
 from hone.records import Sample, Segment
 
@@ -82,9 +83,15 @@ class LanguageModel:
 
     def logprobs(self, batch: Batch) -> torch.Tensor:
         """Log-probability of each trained token, (P,); call inside `laid_out`."""
+        return self.scores(batch)[0]
+
+    def scores(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities, (P,), and without gradients also whether each token is the likeliest,
+        (P,) bool; call inside `laid_out`.
+        """
         hidden = self.hidden(batch)
         chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.sources_P)
-        return compute_logprobs(chosen, batch.targets_P, self.head, dtype=self.precision.compute)
+        return compute_scores(chosen, batch.targets_P, self.head, dtype=self.precision.compute)
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Final hidden states (R, T, D), the last norm included."""
@@ -281,8 +288,8 @@ def _rope_depends_on_length(config: Any) -> bool:
 
 
 def choose_token_budget(model: LanguageModel, settings: TrainingStage, device: torch.device) -> int:
-    """Tokens computed at once: what a quarter of the device's whole memory holds, between 256 and
-    `LARGEST_BUDGET`.
+    """Tokens computed at once: what a quarter of the memory the run may hold is enough for, between
+    256 and `LARGEST_BUDGET`.
 
     The same recipe on the same machine gives the same number; what is free at the moment never
     enters.
@@ -296,8 +303,18 @@ def choose_token_budget(model: LanguageModel, settings: TrainingStage, device: t
     element = torch.empty((), dtype=model.precision.compute).element_size()
     # Per token and layer: inputs of the linear layers, and in fp32 those of norms and attention.
     per_token = layers * (element * (8 * width + 4 * inner) + 4 * 8 * width)
-    fitting = int(total_memory_bytes(device) / 4 / per_token)
+    fitting = int(usable_memory_bytes(device) / 4 / per_token)
     return max(256, min(LARGEST_BUDGET[device.type], 2 ** (fitting.bit_length() - 1)))
+
+
+def load_trained(model: LanguageModel, folder: Path) -> None:
+    """Put what `save_model` wrote into `folder` back into the model, in place."""
+    if isinstance(model.module, PeftModel):
+        weights = load_peft_weights(str(folder), device=str(model.device))
+        set_peft_model_state_dict(model.module, weights)
+    else:
+        dtype = next(model.module.parameters()).dtype
+        model.module.load_state_dict(read_weights(str(folder), dtype).state_dict())
 
 
 def new_model(architecture: str, settings: dict[str, Any]) -> PreTrainedModel:

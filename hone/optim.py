@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hone.errors import UserError
-from hone.recipe.schema import AdamW, Optimizer, TrainingStage
+from hone.recipe.schema import AdamW, Optimizer, TrainingStage, WarmUp
 
 
 def decays(name: str, parameter: nn.Parameter, embeddings: set[int]) -> bool:
@@ -49,7 +49,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 def warmup_steps(settings: TrainingStage, total: int) -> int:
     """Steps of warm-up; raises UserError when nothing would be left at the full rate."""
     asked = settings.warmup
-    steps = asked if isinstance(asked, int) else round(asked * total)
+    if isinstance(asked, WarmUp):
+        # 0.29 * 100 is 28.999999999999996
+        steps = min(asked.steps, math.floor(asked.at_most * total + 1e-9))
+    else:
+        steps = asked if isinstance(asked, int) else round(asked * total)
     if steps and steps >= total:
         raise UserError(
             f"warmup: {asked} gives {steps} steps of warm-up and the stage has {total}; "
@@ -58,6 +62,16 @@ def warmup_steps(settings: TrainingStage, total: int) -> int:
             exit_code=2,
         )
     return steps
+
+
+def describe_cut_warmup(settings: TrainingStage, total: int) -> str | None:
+    """What is said of a warm-up that is shorter than asked for; None where it is not."""
+    asked, steps = settings.warmup, warmup_steps(settings, total)
+    if not isinstance(asked, WarmUp) or steps == asked.steps:
+        return None
+    words = f"{steps:,} step" if steps == 1 else f"{steps:,} steps"
+    share = f"{100 * asked.at_most:g} % of the stage's {total:,}"
+    return f"warm-up: {words}, {share}, instead of {asked.steps:,}"
 
 
 def make_schedule(settings: TrainingStage, total: int) -> Callable[[int], float]:

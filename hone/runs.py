@@ -5,10 +5,9 @@ process.lock stages/<n>-<method>/... (written by the stages) DONE
 
 `hone run` and `hone resume` own the moves of a run through `Run.attempt`; stages add to `lock.json`
 and to the status. What stands for `${NAME}` in a recipe never enters the directory: `Run.conceal`
-puts the name back. Left out: deleting runs, and metrics (metrics.py).
+puts the name back. Left out: deleting runs (removal.py), and metrics (metrics.py).
 """
 
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -17,17 +16,17 @@ import re
 import shlex
 import shutil
 import socket
-import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import hone
+from hone.concealing import conceal, mapped, reveal, variables_in
 from hone.errors import UserError, nearest
 from hone.files import (
     append_line,
@@ -37,6 +36,7 @@ from hone.files import (
     write_json,
     write_whole,
 )
+from hone.locks import Held, Holder, find_holder, held
 from hone.signals import StopRequested, accept_stop, uninterrupted
 
 if TYPE_CHECKING:
@@ -49,19 +49,6 @@ CRASHED = "crashed"  # never written: a `running` status whose lock nobody holds
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-SHORTEST_CONCEALED = 4  # characters; shorter values occur by chance in every text
-
-# The lock files this process holds, with its pid: a forked child has the entries, not the locks.
-_held_by: dict[Path, int] = {}
-
-
-@dataclass(frozen=True)
-class Holder:
-    """The process that works on a run; the fields are None while it is still writing its name."""
-
-    pid: int | None
-    host: str | None
 
 
 @dataclass(frozen=True)
@@ -95,6 +82,14 @@ class Run:
         """The folders of the stages that have begun, in order."""
         found = (self.path / "stages").glob("[0-9]*-*")
         return sorted(found, key=lambda folder: int(folder.name.partition("-")[0]))
+
+    def trained_nothing(self) -> bool:
+        """True where no step was trained: no row of metrics, no checkpoint, no result."""
+        if self.done:
+            return False
+        kept = ("metrics.jsonl", "checkpoints/step_*", "model")
+        found = (path for name in kept for path in self.path.glob(f"stages/*/{name}"))
+        return not any(path.is_dir() or path.stat().st_size for path in found)
 
     # What is known about the run
 
@@ -132,13 +127,16 @@ class Run:
 
     def read_lock_json(self) -> dict[str, Any]:
         """lock.json: what the run's bytes depend on, `${NAME}` expanded from the environment."""
-        table: dict[str, Any] = _mapped(read_json(self.path / "lock.json") or {}, reveal)
+        table: dict[str, Any] = mapped(read_json(self.path / "lock.json") or {}, reveal)
         return table
 
     def update_lock_json(self, values: dict[str, Any]) -> None:
         """Merge `values` into lock.json, nested tables key by key, and write it whole."""
-        merged = _merged(self.read_lock_json(), values)
-        write_json(self.path / "lock.json", self._concealed(merged))
+        self.write_lock_json(_merged(self.read_lock_json(), values))
+
+    def write_lock_json(self, table: dict[str, Any]) -> None:
+        """Write lock.json whole, in place of what was there."""
+        write_json(self.path / "lock.json", self._concealed(table))
 
     def resolved(self) -> dict[str, Any]:
         """recipe.resolved.json: the recipe with all defaults, `${NAME}` as written."""
@@ -152,7 +150,7 @@ class Run:
 
     def conceal(self, text: str) -> str:
         """`text` with the values of the recipe's environment variables as `${NAME}` again."""
-        return _conceal(text, self._variables())
+        return conceal(text, self._variables())
 
     def version_changes(self) -> list[str]:
         """How the installed versions differ from those the run began with, in words."""
@@ -168,14 +166,7 @@ class Run:
 
     def holder(self) -> Holder | None:
         """The process that works on the run, or None; a lock left by a dead process is nobody's."""
-        path = self.path / "process.lock"
-        if _held_by.get(path) == os.getpid():  # closing the file here would let go of our own lock
-            return Holder(os.getpid(), socket.gethostname())
-        try:
-            with path.open("rb") as file:
-                return None if _try_lock(file, fcntl.LOCK_SH) else _named_holder(file)
-        except FileNotFoundError:
-            return None
+        return find_holder(self.path / "process.lock")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -183,18 +174,11 @@ class Run:
 
         The lock ends with the process, however that ends, and forked workers do not share it.
         """
-        path = self.path / "process.lock"
-        assert _held_by.get(path) != os.getpid(), "this process works on the run already"
-        with path.open("a+b", buffering=0) as file:
-            if not _lock_soon(file):
-                raise self._in_use(_named_holder(file))
-            file.truncate(0)
-            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
-            _held_by[path] = os.getpid()
-            try:
+        try:
+            with held(self.path / "process.lock"):
                 yield
-            finally:
-                del _held_by[path]
+        except Held as other:
+            raise self._in_use(other.holder) from None
 
     @contextmanager
     def attempt(self) -> Iterator[int]:
@@ -228,10 +212,11 @@ class Run:
 
     def _begin(self, number: int) -> None:
         here = {"pid": os.getpid(), "host": socket.gethostname()}
-        self.write_status(
-            "running", attempt=number, **here, started_at=_now(), ended_at=None, message=None
-        )
-        self.event("attempt", attempt=number, **here)
+        with uninterrupted():  # attempts are counted by their events
+            self.write_status(
+                "running", attempt=number, **here, started_at=_now(), ended_at=None, message=None
+            )
+            self.event("attempt", attempt=number, **here)
         if changes := self.version_changes():
             self.event("versions_changed", changes=changes)
 
@@ -254,7 +239,8 @@ class Run:
         who, hint = "another process", "try again in a moment"
         if holder.pid:
             who = f"process {holder.pid} on host `{holder.host}`"
-            hint = f"wait until it ends, or stop it there: kill {holder.pid}"
+            there = "" if holder.host == socket.gethostname() else f" on {holder.host}"
+            hint = f"wait until it ends, or stop it{there}: kill {holder.pid}"
         message = f"the run `{self.name}` is being worked on by {who}"
         return UserError(message, hint=hint, exit_code=2)
 
@@ -262,14 +248,11 @@ class Run:
 
     def _variables(self) -> list[tuple[str, str]]:
         """(name, value) of the environment variables the recipe names, long values first."""
-        names = sorted(set(VARIABLE.findall(json.dumps(self.resolved()))))
-        found = [(name, os.environ.get(name, "")) for name in names]
-        long_enough = [pair for pair in found if len(pair[1]) >= SHORTEST_CONCEALED]
-        return sorted(long_enough, key=lambda pair: -len(pair[1]))
+        return variables_in(json.dumps(self.resolved()))
 
     def _concealed(self, values: dict[str, Any]) -> dict[str, Any]:
         variables = self._variables()
-        concealed: dict[str, Any] = _mapped(values, lambda text: _conceal(text, variables))
+        concealed: dict[str, Any] = mapped(values, lambda text: conceal(text, variables))
         return concealed
 
 
@@ -280,23 +263,29 @@ TRACEBACK_NOTE = "the traceback is in "  # what the note on an unexpected except
 
 
 def create_run(
-    loaded: "LoadedRecipe", name: str | None, runs_folder: Path, *, stem: str = "run"
+    loaded: "LoadedRecipe",
+    name: str | None,
+    runs_folder: Path,
+    *,
+    stem: str = "run",
+    lock: dict[str, Any] | None = None,
 ) -> Run:
     """Make a run directory, whole or not at all, that can be resumed from here on.
 
     Without a name it is `<stem>-<n>` with the next free number; `stem` is the recipe's file name.
-    Raises UserError for a name that is taken or cannot be one.
+    lock: what stands in lock.json from the beginning. Raises UserError for a name that is taken or
+    cannot be one.
     """
     runs_folder = _runs_folder(runs_folder)
     if name is not None:
-        _check_name(name)
-        run = _create(loaded, runs_folder / name)
+        check_name(name)
+        run = _create(loaded, runs_folder / name, lock or {})
         if run is None:
             raise _taken(name, runs_folder)
         return run
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.")[:80] or "run"
     number = _next_number(stem, runs_folder)
-    while (run := _create(loaded, runs_folder / f"{stem}-{number}")) is None:
+    while (run := _create(loaded, runs_folder / f"{stem}-{number}", lock or {})) is None:
         number += 1  # another process took this one just now
     return run
 
@@ -304,7 +293,7 @@ def create_run(
 def open_run(name_or_path: str | Path, runs_folder: Path) -> Run:
     """The run of that name in `runs_folder`, or at that path; UserError with the nearest name."""
     for path in (runs_folder / name_or_path, Path(name_or_path)):
-        if _is_run(path):
+        if is_run(path):
             return Run(path.resolve())
     names = [run.name for run in list_runs(runs_folder)]
     close = nearest(str(name_or_path), names)
@@ -322,7 +311,7 @@ def list_runs(runs_folder: Path) -> list[Run]:
     if not runs_folder.is_dir():
         return []
     paths = [path for path in runs_folder.iterdir() if not path.name.startswith(".")]
-    return sorted((Run(path.resolve()) for path in paths if _is_run(path)), key=_age)
+    return sorted((Run(path.resolve()) for path in paths if is_run(path)), key=_age)
 
 
 def installed_versions() -> dict[str, str | None]:
@@ -337,7 +326,7 @@ def installed_versions() -> dict[str, str | None]:
     return versions
 
 
-def _create(loaded: "LoadedRecipe", path: Path) -> Run | None:
+def _create(loaded: "LoadedRecipe", path: Path, lock: dict[str, Any]) -> Run | None:
     """Fill a folder under a hidden name and rename it; None where the name is taken."""
     if os.path.lexists(path):
         return None
@@ -345,7 +334,7 @@ def _create(loaded: "LoadedRecipe", path: Path) -> Run | None:
     with uninterrupted():
         try:
             building.mkdir()
-            _fill(Run(building), loaded)
+            _fill(Run(building), loaded, lock)
             building.rename(path)
             sync(path.parent)
         except OSError:
@@ -357,12 +346,13 @@ def _create(loaded: "LoadedRecipe", path: Path) -> Run | None:
     return Run(path)
 
 
-def _fill(run: Run, loaded: "LoadedRecipe") -> None:
+def _fill(run: Run, loaded: "LoadedRecipe", lock: dict[str, Any]) -> None:
     write_whole(run.path / "recipe.yaml", loaded.text)
     write_json(run.path / "recipe.resolved.json", loaded.resolved)
     recipe = {"folder": str(loaded.folder), "sha256": sha256(loaded.text.encode()).hexdigest()}
     machine = {"system": platform.system(), "machine": platform.machine()}
-    run.update_lock_json({"recipe": recipe, "versions": installed_versions(), "platform": machine})
+    made = {"recipe": recipe, "versions": installed_versions(), "platform": machine}
+    run.update_lock_json({**lock, **made})
     run.event("created")
     run.write_status("created", created_at=_now())
 
@@ -376,7 +366,8 @@ def _runs_folder(path: Path) -> Path:
     return path.resolve()
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises UserError, with a name that is close, for one that no run can have."""
     if NAME.fullmatch(name):
         return
     valid = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:100] or "first"
@@ -390,11 +381,17 @@ def _taken(name: str, runs_folder: Path) -> UserError:
     stem = re.sub(r"-\d{1,9}$", "", name)
     another = f"make another one: --name {stem}-{_next_number(stem, runs_folder)}"
     run = Run(runs_folder / name)
-    if not _is_run(run.path):
+    if not is_run(run.path):
         return UserError(f"`{run.path}` exists and is no run", hint=another, exit_code=2)
     message = f"a run `{name}` exists already in `{runs_folder}`; runs are never overwritten"
-    hint = f"go on with it: hone resume {run.reference}\n      or {another}"
-    return UserError(message, hint=hint, exit_code=2)
+    clean = "delete it and start anew: --clean, which asks"
+    if run.trained_nothing():
+        message = f"a run `{name}` exists already in `{runs_folder}`; it has trained no step yet"
+        clean = "start it anew: --clean, which needs no question here"
+    first = f"look at it: hone show {run.reference}"
+    if not run.done:
+        first = f"go on with it: hone resume {run.reference}"
+    return UserError(message, hint=f"{first}\n      or {another}\n      or {clean}", exit_code=2)
 
 
 def _next_number(stem: str, runs_folder: Path) -> int:
@@ -407,37 +404,9 @@ def _age(run: Run) -> tuple[str, str]:
     return (read_json(run.path / "status.json") or {}).get("created_at", ""), run.name
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
+    """True where `create_run` has made this folder."""
     return (path / "recipe.resolved.json").is_file()
-
-
-# The lock
-
-
-def _try_lock(file: IO[bytes], kind: int) -> bool:
-    try:
-        fcntl.lockf(file, kind | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
-
-
-def _lock_soon(file: IO[bytes]) -> bool:
-    """Whoever looks at the lock holds it for an instant: a few tries tell that from work."""
-    for _ in range(10):
-        if _try_lock(file, fcntl.LOCK_EX):
-            return True
-        time.sleep(0.03)
-    return False
-
-
-def _named_holder(file: IO[bytes]) -> Holder:
-    file.seek(0)
-    try:
-        named = json.loads(file.read())
-    except ValueError:
-        return Holder(None, None)
-    return Holder(named["pid"], named["host"])
 
 
 # Values
@@ -445,28 +414,6 @@ def _named_holder(file: IO[bytes]) -> Holder:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _conceal(text: str, variables: list[tuple[str, str]]) -> str:
-    for name, value in variables:
-        text = text.replace(value, f"${{{name}}}")
-    return text
-
-
-def reveal(text: str) -> str:
-    """`text` with `${NAME}` expanded from the environment: what `Run.conceal` hid."""
-    return VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), text)
-
-
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """`value` with `change` applied to every string in it, keys aside."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: _mapped(item, change) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_mapped(item, change) for item in value]
-    return value
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

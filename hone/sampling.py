@@ -14,9 +14,9 @@ import torch
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel
 
+from hone.concealing import reveal
 from hone.data.chat import Renderer
 from hone.models import load_tokenizer, read_weights
-from hone.runs import reveal
 from hone.signals import check_stop
 
 PROMPTS_AT_ONCE = 32

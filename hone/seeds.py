@@ -6,7 +6,9 @@ Nothing random has state, so a resumed run draws what an uninterrupted one would
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
@@ -30,12 +32,63 @@ def shuffle(count: int, *parts: int | str) -> Indices:
     return np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable").astype(np.int64)
 
 
+def apportion(total: int, weights: Sequence[float]) -> list[int]:
+    """`total` divided by weights above 0 into whole numbers that add up to it.
+
+    Hamilton's method: every share rounded down, what is left to the largest remainders; of equal
+    ones to the first. Computed with fractions, so that no rounding of a machine decides.
+    """
+    exact = [Fraction(weight) for weight in weights]
+    shares = [total * weight / sum(exact) for weight in exact]
+    counts = [math.floor(share) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda i: counts[i] - shares[i])
+    for i in by_remainder[: total - sum(counts)]:
+        counts[i] += 1
+    return counts
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How many samples of each data set every epoch has.
+
+    sizes: samples of each set; they stand one set after the other. counts: how many of them each
+    set gives to an epoch.
+
+    A set is an endless sequence of shuffles of its samples, of which every epoch takes the next
+    `count`: a small set comes several times, each time in another order, a large one goes on where
+    it stopped.
+
+    Example: of 4 and 2 samples, with the counts 3 and 3, epoch 0 has 3 of the first set, and of the
+    second both and one of them again.
+    """
+
+    sizes: tuple[int, ...]
+    counts: tuple[int, ...]
+
+    def epoch(self, epoch: int, *parts: int | str) -> Indices:
+        """The samples of epoch 0, 1, ..., (sum of counts,), as they are trained; a pure function of
+        `parts`, which the shuffles are drawn from.
+        """
+        begins = [sum(self.sizes[:i]) for i in range(len(self.sizes))]
+        drawn = [self._draw(i, epoch, *parts) + begin for i, begin in enumerate(begins)]
+        return np.concatenate(drawn)[shuffle(sum(self.counts), *parts, epoch)]
+
+    def _draw(self, index: int, epoch: int, *parts: int | str) -> Indices:
+        """The next samples of one set, from 0 within it."""
+        size, count = self.sizes[index], self.counts[index]
+        begin, end = epoch * count, (epoch + 1) * count
+        rounds = range(begin // size, -(-end // size))
+        drawn = [shuffle(size, *parts, "set", index, number) for number in rounds]
+        first = begin - rounds.start * size
+        return np.concatenate([np.arange(0), *drawn])[first : first + count]
+
+
 @dataclass(frozen=True)
 class Order:
     """Which samples each step of a stage has. Batches never cross the end of an epoch.
 
     lengths: (N,) tokens of each sample that is trained on. seed, stage: what the shuffling depends
-    on.
+    on. mixture: what an epoch of N samples is made of; without one it is every sample once.
 
     Example: 10 samples in batches of 4 make 3 steps an epoch, of 4, 4 and 2 samples.
     """
@@ -44,6 +97,7 @@ class Order:
     batch: BatchSize
     seed: int
     stage: int
+    mixture: Mixture | None = None
 
     def samples_of(self, step: int) -> Indices:
         """Positions (into `lengths`) of the samples of step 1, 2, ..."""
@@ -52,7 +106,7 @@ class Order:
         return order[ends[within - 1] if within else 0 : ends[within]]
 
     def epoch_of(self, step: int) -> float:
-        """Passes over the data after `step` steps."""
+        """Passes over the data after `step` steps; of a mixture, epochs of as many samples."""
         epoch, within = self._place(step)
         return epoch + float(self._epoch(epoch)[1][within]) / len(self.lengths)
 
@@ -84,7 +138,10 @@ class Order:
     def _epoch(self, epoch: int) -> tuple[Indices, Indices]:
         """The epoch's order, and where each of its steps ends in it."""
         count = len(self.lengths)
-        order = shuffle(count, self.seed, self.stage, "order", epoch)
+        if self.mixture:
+            order = self.mixture.epoch(epoch, self.seed, self.stage, "order")
+        else:
+            order = shuffle(count, self.seed, self.stage, "order", epoch)
         if self.batch.samples is not None:
             ends = np.minimum(np.arange(1, self._steps(epoch) + 1) * self.batch.samples, count)
             return order, ends

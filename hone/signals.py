@@ -38,6 +38,14 @@ class StopRequested(BaseException):
         return 128 + self.signum
 
 
+class StepReached(StopRequested):
+    """The steps that were asked for are done: the run ends as if it were stopped there."""
+
+    def __init__(self, step: int) -> None:
+        BaseException.__init__(self, f"stopped after step {step}, as asked")
+        self.signum = 0
+
+
 class _Section:
     """What was asked for, and how deep the main thread is in sections that are not to be cut."""
 
@@ -103,7 +111,7 @@ def check_stop() -> None:
 
 def accept_stop() -> None:
     """The stop has arrived where it is dealt with: it is not raised again."""
-    _section.accepted = True
+    _section.accepted = _section.requested is not None
     _section.pending = False
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.quick
 
 
 def save(folder: Path, step: int) -> Path:
-    state = CheckpointState(step=step, evaluated=True, best_step=1, best_loss=0.5, time_s=1.0)
+    state = CheckpointState(step=step, evaluated=True, best_step=1, best_value=0.5, time_s=1.0)
     return save_checkpoint(folder, state, lambda path: path.joinpath("w").write_bytes(b"x" * 99))
 
 

@@ -5,13 +5,15 @@ import torch
 
 from hone.errors import UserError
 from hone.optim import (
+    describe_cut_warmup,
     make_optimizer,
     make_schedule,
     optimizer_tensors,
     restore_optimizer,
     set_learning_rate,
+    warmup_steps,
 )
-from hone.recipe.schema import SGD, AdamW, Data, Sft
+from hone.recipe.schema import SGD, AdamW, Data, Sft, WarmUp
 
 pytestmark = pytest.mark.quick
 
@@ -79,6 +81,34 @@ def test_schedules_fall_from_the_full_rate_towards_zero() -> None:
 def test_warmup_as_a_share() -> None:
     rate = make_schedule(settings(schedule="constant", warmup=0.5), 10)
     assert rate(5) < 1.0 and rate(6) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("steps", "at_most", "total", "expected"),
+    [
+        (100, 0.1, 70, 7),
+        (100, 0.1, 79, 7),
+        (100, 0.1, 1000, 100),
+        (100, 0.1, 2000, 100),
+        (100, 0.29, 100, 29),
+        (5, 0.1, 9, 0),
+        (0, 0.5, 10, 0),
+        (3, 0.99, 3, 2),
+    ],
+)
+def test_a_warmup_is_cut_to_its_share(steps, at_most, total, expected) -> None:
+    capped = settings(schedule="constant", warmup=WarmUp(steps=steps, at_most=at_most))
+    plain = settings(schedule="constant", warmup=expected)
+    assert warmup_steps(capped, total) == expected
+    rate, same = make_schedule(capped, total), make_schedule(plain, total)
+    assert [rate(step) for step in range(1, total)] == [same(step) for step in range(1, total)]
+    assert (describe_cut_warmup(capped, total) is None) == (expected == steps)
+    assert describe_cut_warmup(plain, total) is None
+
+
+def test_what_is_said_of_a_cut_warmup() -> None:
+    said = describe_cut_warmup(settings(warmup=WarmUp(steps=100)), 70)
+    assert said == "warm-up: 7 steps, 10 % of the stage's 70, instead of 100"
 
 
 def test_a_warmup_as_long_as_the_stage_is_refused() -> None:

@@ -271,6 +271,26 @@ def test_a_second_process_is_refused_until_the_first_is_dead(run: Run) -> None:
         assert number == 2
 
 
+def test_the_process_of_another_host_is_named_with_it(run: Run) -> None:
+    # As on a folder that two machines share: the lock is held, and its text says from where.
+    script = (
+        "import fcntl, json, sys, time; file = open(sys.argv[1], 'a+b', buffering=0);"
+        "fcntl.lockf(file, fcntl.LOCK_EX);"
+        "file.write(json.dumps({'pid': 4711, 'host': 'elsewhere'}).encode());"
+        "print(flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", script, str(run.path / "process.lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            with pytest.raises(UserError, match="process 4711 on host `elsewhere`") as caught:
+                run.lock().__enter__()
+            assert caught.value.hint == "wait until it ends, or stop it on elsewhere: kill 4711"
+        finally:
+            process.kill()
+
+
 def test_looking_at_the_lock_does_not_let_go_of_it(run: Run) -> None:
     probe = (
         "import sys; from pathlib import Path; from hone.runs import Run;"

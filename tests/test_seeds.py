@@ -1,10 +1,15 @@
 """The order of the data as a pure function of the step."""
 
+import itertools
+import random
+from collections import Counter
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
 from hone.recipe.schema import BatchSize
-from hone.seeds import Order, derive_seed, shuffle
+from hone.seeds import Mixture, Order, apportion, derive_seed, shuffle
 
 pytestmark = pytest.mark.quick
 
@@ -56,3 +61,76 @@ def test_order_depends_on_seed_stage_and_epoch() -> None:
 def test_seeds_are_fixed_for_ever() -> None:
     assert derive_seed(0, 1, "dropout", 2) == 6521032170768094425
     assert shuffle(6, 1, "x").tolist() == [4, 2, 5, 0, 1, 3]
+
+
+def test_whole_numbers_by_largest_remainder() -> None:
+    assert apportion(10, [1, 1, 1]) == [4, 3, 3]
+    assert apportion(7, [3, 1, 1]) == [4, 2, 1], "4.2, 1.4 and 1.4: the first of equal remainders"
+    assert apportion(100, [0.7, 0.2, 0.1]) == [70, 20, 10]
+    draw = random.Random(0)
+    for _ in range(200):
+        total, weights = (
+            draw.randint(0, 99),
+            [draw.random() + 0.01 for _ in range(draw.randint(1, 6))],
+        )
+        counts = apportion(total, weights)
+        shares = [total * weight / sum(weights) for weight in weights]
+        assert sum(counts) == total
+        assert all(abs(count - share) < 1 for count, share in zip(counts, shares, strict=True))
+
+
+def slow_mixture(mixture: Mixture, epochs: int, *parts: int | str) -> list[list[int]]:
+    """The epochs of a mixture, sample by sample: every set is an iterator that never ends."""
+
+    def endless(index: int) -> Iterator[int]:
+        for number in itertools.count():
+            for sample in shuffle(mixture.sizes[index], *parts, "set", index, number).tolist():
+                yield sum(mixture.sizes[:index]) + sample
+
+    sets = [endless(index) for index in range(len(mixture.sizes))]
+    found = []
+    for epoch in range(epochs):
+        drawn = [
+            next(one) for one, count in zip(sets, mixture.counts, strict=True) for _ in range(count)
+        ]
+        found.append([drawn[i] for i in shuffle(len(drawn), *parts, epoch)])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("sizes", "counts"),
+    [
+        ((4, 2), (3, 3)),
+        ((7,), (7,)),
+        ((5, 40, 3), (30, 15, 3)),
+        ((1, 90), (45, 46)),
+        ((8, 8), (15, 1)),
+    ],
+)
+def test_a_mixture_is_what_endless_shuffles_give(
+    sizes: tuple[int, ...], counts: tuple[int, ...]
+) -> None:
+    mixture = Mixture(sizes, counts)
+    expected = slow_mixture(mixture, 12, 3, 1, "order")
+    assert [mixture.epoch(epoch, 3, 1, "order").tolist() for epoch in range(12)] == expected
+    assert mixture.epoch(9, 3, 1, "order").tolist() == expected[9]
+    assert mixture.epoch(9, 4, 1, "order").tolist() != expected[9] or sum(counts) < 3
+    seen = Counter(sample for epoch in expected for sample in epoch)
+    for index, size in enumerate(sizes):
+        mine = range(sum(sizes[:index]), sum(sizes[:index]) + size)
+        assert sum(seen[sample] for sample in mine) == 12 * counts[index]
+        assert max(seen[i] for i in mine) - min(seen[i] for i in mine) <= 1, "evenly repeated"
+
+
+@pytest.mark.parametrize("batch", [BatchSize(samples=8), BatchSize(tokens=64)])
+def test_steps_of_a_mixture_can_be_asked_for_in_any_order(batch: BatchSize) -> None:
+    mixture = Mixture((11, 90), (60, 41))
+    order = Order(LENGTHS, batch, 1, 0, mixture)
+    last = order.count_steps(3)
+    steps = [order.samples_of(step).tolist() for step in range(1, last + 1)]
+    assert list(itertools.chain(*steps)) == list(
+        itertools.chain(*slow_mixture(mixture, 3, 1, 0, "order"))
+    )
+    for step in (last, 3, last // 2):
+        assert Order(LENGTHS, batch, 1, 0, mixture).samples_of(step).tolist() == steps[step - 1]
+    assert order.epoch_of(last) == 3.0

@@ -9,7 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rich.console import Console
+
 from hone.metrics import canonical_metrics
+from hone.recipe.load import load_recipe
+from hone.runs import Run, create_run
+from hone.signals import StepReached
 
 HONE = [sys.executable, "-m", "hone"]
 
@@ -41,6 +46,46 @@ def write_data(folder: Path) -> None:
     for name, rows in (("chat", chats), ("pairs", pairs), ("text", texts)):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(lines)
+
+
+SMALL = """
+model: base
+threads: 1
+stages:
+  - sft:
+      data: shards
+      steps: 6
+      batch: {samples: 30}  # so that every sample counts
+      adapter: {rank: 4}
+      checkpoint: {every: 2}
+      evaluation: {data: pairs.jsonl, every: 3, samples: 8}
+"""
+
+
+def write_bench(folder: Path) -> None:
+    """The data, two files of them in shards/, a model in base/, and SMALL as recipe.yaml."""
+    write_data(folder)
+    lines = (folder / "chat.jsonl").read_text().splitlines(keepends=True)
+    (folder / "shards").mkdir()
+    for name, part in (("a", lines[:80]), ("b", lines[80:])):
+        (folder / "shards" / f"{name}.jsonl").write_text("".join(part))
+    stages = "stages:\n  - pretrain: {data: text.jsonl, steps: 1}\n"
+    (folder / "base.yaml").write_text(NEW_MODEL + stages)
+    made = create_run(load_recipe(folder / "base.yaml"), "base", folder / "made")
+    work(made)
+    (made.path / "stages/1-pretrain/model").rename(folder / "base")
+    (folder / "recipe.yaml").write_text(SMALL)
+
+
+def work(run: Run, until: tuple[int, int] | None = None) -> None:
+    """One attempt in this process, ended after (stage from 1, step) where `until` says so."""
+    from hone.stages.run import run_recipe
+
+    try:
+        with run.attempt():
+            run_recipe(run, console=Console(quiet=True), until=until)
+    except StepReached:
+        pass
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
@@ -83,6 +128,12 @@ def fingerprint(run: Path) -> dict[str, str]:
         found[f"{stage.name}/optimizer"] = digest((newest / "optimizer.safetensors").read_bytes())
         found[f"{stage.name}/metrics"] = digest(canonical_metrics(stage / "metrics.jsonl"))
     return found
+
+
+def results(found: dict[str, str]) -> dict[str, str]:
+    """Of a fingerprint, what does not name the base model's folder."""
+    named = ("adapter_config.json", "manifest.json")
+    return {name: value for name, value in found.items() if not name.endswith(named)}
 
 
 def digest(content: bytes) -> str:

@@ -1,9 +1,16 @@
 """What several commands take: a recipe with overrides, a run, the folder of runs, JSON output."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from hone.cli.completion import complete_overrides
+from hone.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from hone.recipe.schema import Data
 
 RUNS_FOLDER = Path("runs")
 
@@ -15,11 +22,43 @@ def complete_runs(incomplete: str) -> list[str]:
     return [run.name for run in list_runs(RUNS_FOLDER) if run.name.startswith(incomplete)]
 
 
+def data_of(path: str, format: str, columns: Sequence[str]) -> "Data":
+    """A data source as the options of a command describe it. Raises UserError."""
+    from typing import get_args
+
+    from hone.recipe.schema import Columns, Data
+
+    formats = get_args(Data.model_fields["format"].annotation)
+    if format not in formats:
+        raise _unknown("--format", format, formats)
+    named = {}
+    for column in columns:
+        key, equals, name = column.partition("=")
+        if not equals or not name:
+            message = f"`--columns {column}`: expected KEY=NAME"
+            raise UserError(message, hint="--columns prompt=question", exit_code=2)
+        if key not in Columns.model_fields:
+            raise _unknown("--columns", key, Columns.model_fields)
+        named[key] = name
+    return Data.model_validate({"path": path, "format": format, "columns": named})
+
+
+def _unknown(option: str, value: str, valid: Iterable[str]) -> UserError:
+    close = nearest(value, valid)
+    meant = f"; did you mean `{close}`?" if close else ""
+    expected = f"expected one of {', '.join(valid)}"
+    return UserError(f"`{option} {value}`: {expected}{meant}", exit_code=2)
+
+
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Values that win over the recipe's: sft.steps=50"),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Values that win over the recipe's: sft.steps=50",
+        autocompletion=complete_overrides,
+    ),
 ]
 
 RunName = Annotated[
@@ -29,7 +68,18 @@ RunName = Annotated[
 
 RunsFolder = Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="Where the runs are.")]
 
+Yes = Annotated[bool, typer.Option("--yes", help="Delete without asking.")]
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+Format = Annotated[
+    str, typer.Option("--format", metavar="FORMAT", help="How rows are read, as in a recipe.")
+]
+
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--columns", metavar="KEY=NAME", help="A column's name: prompt=question."),
+]
 
 MaxTokens = Annotated[
     int, typer.Option("--max-tokens", metavar="N", min=1, help="The longest answer, in tokens.")

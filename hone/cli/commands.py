@@ -5,6 +5,7 @@ with the summary given here; a new one is a file and a line. `hone --help` impor
 """
 
 import io
+import logging
 import os
 import sys
 import warnings
@@ -29,21 +30,34 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "quickstart": Command("hone.cli.quickstart:quickstart", "Train a small model from nothing."),
+    "init": Command("hone.cli.init:init", "Write a recipe."),
     "check": Command("hone.cli.check:check", "Find what is wrong with a recipe."),
     "run": Command("hone.cli.run:run", "Train what a recipe says."),
     "resume": Command("hone.cli.resume:resume", "Go on with a run that was stopped or failed."),
     "runs": Command("hone.cli.runs:runs", "List the runs."),
     "show": Command("hone.cli.show:show", "Describe a run."),
+    "reproduce": Command("hone.cli.reproduce:reproduce", "Make a run again and compare the bytes."),
+    "remove": Command("hone.cli.remove:remove", "Delete runs."),
     "generate": Command("hone.cli.generate:generate", "Let a run's result answer prompts."),
     "chat": Command("hone.cli.chat:chat", "Talk to a run's result."),
     "track": Command("hone.cli.track:track", "Send a run's trackers what they do not have yet."),
     "data show": Command("hone.cli.data_show:show", "Print samples as the model will see them."),
+    "recipe show": Command(
+        "hone.cli.recipe_show:show", "Print a profile, or a recipe with all its values."
+    ),
+    "data prepare": Command("hone.cli.data_prepare:prepare", "Tokenise all data of a recipe."),
+    "data list": Command("hone.cli.data_list:list_cache", "List the tokenised data in the cache."),
+    "data stats": Command("hone.cli.data_stats:stats", "Count what is in data."),
+    "data validate": Command("hone.cli.data_validate:validate", "Find rows that cannot be used."),
+    "data split": Command(
+        "hone.cli.data_split:split", "Split data into training and evaluation files."
+    ),
     "recipe schema": Command("hone.cli.recipe_schema:schema", "Print a recipe's JSON Schema."),
     "info": Command("hone.cli.info:info", "Describe this machine and what is installed."),
     "version": Command("hone.cli.version:version", "Print the versions that matter."),
 }
 
-GROUPS = {"data": "Look at the data of a recipe.", "recipe": "Look at recipes."}
+GROUPS = {"data": "Look at data, check and split them.", "recipe": "Look at recipes."}
 
 HELP = """Take a base model and your data to a fine-tuned model that is proven.
 
@@ -171,6 +185,7 @@ def _root(
 def _quiet_libraries() -> None:
     """What libraries tell developers is shown by --debug, `python -W` or their own settings."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 

@@ -15,6 +15,10 @@ def show(
     stage: Annotated[
         int, typer.Option("--stage", metavar="N", min=1, help="Which stage's data, from 1.")
     ] = 1,
+    data_set: Annotated[
+        int | None,
+        typer.Option("--set", metavar="N", min=0, help="Of several data sets only data[N]."),
+    ] = None,
     samples: Annotated[
         int, typer.Option("--samples", metavar="N", min=0, help="How many samples.")
     ] = 3,
@@ -32,6 +36,7 @@ def show(
     Example:
       hone data show recipe.yaml
       hone data show recipe.yaml --stage 2 --samples 1
+      hone data show recipe.yaml --set 1
       hone data show recipe.yaml sft.max_tokens=256 --json
     """
     from hone.recipe.load import load_recipe
@@ -41,10 +46,17 @@ def show(
     if stage > num_stages:
         message = f"`--stage {stage}`: the recipe has {num_stages} stage(s)"
         raise UserError(message, hint=f"hone data show {recipe} --stage {num_stages}", exit_code=2)
+    from hone.data.joined import Joined
     from hone.data.show import samples_as_json, show_samples
     from hone.stages.run import prepare_stage
 
     prepared, tokenizer = prepare_stage(loaded, stage - 1)
+    if data_set is not None:
+        num_sets = len(prepared.sets)
+        if data_set >= num_sets:
+            message = f"`--set {data_set}`: the stage has {num_sets} data set(s), from 0"
+            raise UserError(message, hint=f"--set {num_sets - 1}", exit_code=2)
+        prepared = Joined((prepared.sets[data_set],))
     if as_json:
         shown = samples_as_json(prepared, tokenizer, samples, start)
         print_json({"samples": shown, "counts": prepared.report})

@@ -62,6 +62,14 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def size(num_bytes: int) -> str:
+    """Bytes in the largest unit that fits: "1.2 GB"."""
+    for unit, large in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if num_bytes >= large:
+            return f"{num_bytes / large:.3g} {unit}"
+    return f"{num_bytes} bytes"
+
+
 def number(value: object) -> str:
     """A figure as it is read: four significant digits, thousands apart, "-" for none."""
     if isinstance(value, float):

@@ -35,11 +35,14 @@ def show(run: RunName, runs: RunsFolder = RUNS_FOLDER, as_json: AsJson = False) 
 
 def describe(run: "Run") -> dict[str, Any]:
     """All that `hone show` prints, as JSON."""
+    from hone.changes import describe_accepted
+
     return {
         "name": run.name,
         "path": str(run.path),
         "status": run.status(),
         "recipe": run.resolved(),
+        "data_changes": describe_accepted(run),
         "stages": [_stage(folder) for folder in run.stage_folders()],
     }
 
@@ -82,6 +85,8 @@ def _print(described: dict[str, Any], run: "Run") -> None:
         method, settings = next((key, value) for key, value in stage.items() if value is not None)
         told = [f"{key} {_inline(settings[key])}" for key in TOLD if settings.get(key) is not None]
         print(f"{index} {method}  {', '.join(told)}")
+    for change in described["data_changes"]:
+        print(f"data changed on the way, so the result is not exact: {change}")
     if described["stages"]:
         print()
         print_table([HEADING, *map(_cells, described["stages"])])
@@ -91,6 +96,8 @@ def _print(described: dict[str, Any], run: "Run") -> None:
 
 def _inline(value: Any) -> str:
     """A setting in a few words: the `path` or `type` of a table stands for it."""
+    if isinstance(value, list):
+        return " + ".join(map(_inline, value))
     if not isinstance(value, dict):
         return str(value)
     for key in ("path", "architecture"):

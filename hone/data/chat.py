@@ -2,8 +2,9 @@
 
 Training (through `prepare.py`), chat, generation and evaluation all use `Renderer`, so they see the
 same tokens. The whole text is tokenised once and then cut at characters: those between the prompt
-and the end token of each trained turn, which `turns.py` finds. Templates are chosen and compiled in
-`templates.py`. Left out: tools, and one sample per assistant turn.
+and the end token of each trained turn, which `turns.py` finds. Templates are chosen in
+`builtin_templates.py` and compiled in `templates.py`. Where a template shows earlier turns
+differently later, a conversation becomes several samples, one for each trained turn.
 """
 
 from collections.abc import Sequence
@@ -13,10 +14,21 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from hone.data.formats import Conversation, Example, Message, PlainText, PromptCompletion, TrainOn
+from hone.data.builtin_templates import CHATML, find_template
+from hone.data.formats import Conversation, Example, PlainText, PromptCompletion, TrainOn
+from hone.data.messages import Message
 from hone.data.rows import RowError
-from hone.data.templates import CHATML, ChatTemplate, find_template
-from hone.data.turns import Closing, Span, find_closing, no_closing, render_closing, turn_spans
+from hone.data.templates import CHATML_HINT, ChatTemplate
+from hone.data.tools import Tools, check_shown, wants_text, with_arguments
+from hone.data.turns import (
+    QUESTION,
+    Closing,
+    Span,
+    find_closing,
+    no_closing,
+    render_closing,
+    trained_texts,
+)
 from hone.errors import UserError
 
 __all__ = ["CHATML", "Rendered", "Renderer", "Tokenizer", "Tokens"]
@@ -46,11 +58,11 @@ class Tokens(NamedTuple):
 class Renderer:
     """Renders examples with one tokenizer and one template.
 
-    template: `auto`, `chatml`, a Jinja file or Jinja source. date: YYYY-MM-DD for templates that
-    print today's date. Attributes: `template` (the Jinja source, saved with the model), `date`
-    (None where unused), `begin_ids` (what the tokenizer puts before plain text). Raises UserError
-    for a tokenizer without offsets and for an unusable template. Nothing stands before the first
-    token of a sample that could predict it, so it is never trained.
+    template: `auto`, `chatml`, `alpaca`, `llama`, a Jinja file or Jinja source. date: YYYY-MM-DD
+    for templates that print today's date. Attributes: `template` (the Jinja source, saved with the
+    model), `date` (None where unused), `begin_ids` (what the tokenizer puts before plain text).
+    Raises UserError for a tokenizer without offsets and for an unusable template. Nothing stands
+    before the first token of a sample that could predict it, so it is never trained.
     """
 
     def __init__(
@@ -103,22 +115,27 @@ class Renderer:
         """(ids, trained) of plain text, with one beginning token if the tokenizer writes it."""
         return self._one(PlainText(text), "all")
 
-    def prompt(self, messages: Sequence[Message] | str) -> list[int]:
+    def prompt(self, messages: Sequence[Message] | str, tools: Tools | None = None) -> list[int]:
         """The ids a model continues: messages with the beginning of the answer, or plain text."""
         if isinstance(messages, str):
             ids = self._encode([messages])[0].ids
             begins = ids[: len(self.begin_ids)] == self.begin_ids
             return list(ids) if begins else [*self.begin_ids, *ids]
-        return list(self._encode([self._template.render(messages, prompt=True)])[0].ids)
+        given = self._with_arguments(list(messages))
+        text = self._template.render(given, prompt=True, tools=tools)
+        return list(self._encode([text])[0].ids)
 
-    def render(self, example: Example, train_on: TrainOn) -> Rendered:
-        """The text of an example and what in it is trained; raises RowError for a bad row."""
+    def samples(self, example: Example, train_on: TrainOn = "completions") -> list[Tokens]:
+        """The tokens of an example: one sample, or one for each trained turn."""
+        return self.tokenise(self.render(example, train_on))
+
+    def render(self, example: Example, train_on: TrainOn) -> list[Rendered]:
+        """The texts of an example and what in them is trained; raises RowError for a bad row.
+
+        Several are of a conversation whose earlier turns the template shows otherwise later.
+        """
         if isinstance(example, Conversation):
-            text = self._template.render(example.messages)
-            if train_on == "all":
-                return Rendered(text, [(0, len(text))], plain=False)
-            spans = turn_spans(self._template, self._closing, example, text)
-            return Rendered(text, spans, plain=False)
+            return self._render_conversation(example, train_on)
         if self.tokenizer.eos_token_id is None:
             raise UserError(
                 "the tokenizer has no end-of-sequence token, so plain text could never end",
@@ -127,7 +144,31 @@ class Renderer:
         prompt = example.prompt if isinstance(example, PromptCompletion) else ""
         rest = example.completion if isinstance(example, PromptCompletion) else example.text
         begin = 0 if train_on == "all" else len(prompt)
-        return Rendered(prompt + rest, [(begin, len(prompt) + len(rest))], plain=True)
+        return [Rendered(prompt + rest, [(begin, len(prompt) + len(rest))], plain=True)]
+
+    def _render_conversation(self, conversation: Conversation, train_on: TrainOn) -> list[Rendered]:
+        template, messages, tools = self._template, conversation.messages, conversation.tools
+        closing = None if train_on == "all" else self._closing
+        if tools or any(_uses_tools(message) for message in messages):
+            messages = self._with_arguments(messages)
+            check_shown(template, messages, tools)
+        if not self._shows_system and any(message["role"] == "system" for message in messages):
+            raise RowError(
+                "the chat template leaves out system turns: the model would learn from a "
+                "conversation that is not the row's",
+                hint=CHATML_HINT,
+            )
+        if closing is None:
+            text = template.render(messages, tools=tools)
+            return [Rendered(text, [(0, len(text))], plain=False)]
+        found = trained_texts(template, closing, messages, conversation.given, tools)
+        return [Rendered(text, spans, plain=False) for text, spans in found]
+
+    def _with_arguments(self, messages: list[Message]) -> list[Message]:
+        """The arguments of tool calls as the template expects them."""
+        if not any("tool_calls" in message for message in messages):
+            return messages
+        return with_arguments(messages, self._takes_text)
 
     def tokenise(self, batch: Sequence[Rendered]) -> list[Tokens]:
         """Tokens of rendered examples, in order; many at once are faster."""
@@ -135,8 +176,31 @@ class Renderer:
         return [self._cut(each, text) for each, text in zip(encodings, batch, strict=True)]
 
     def _one(self, example: Example, train_on: TrainOn) -> tuple[Ids, Mask]:
-        ids, trained, _ = self.tokenise([self.render(example, train_on)])[0]
-        return ids, trained
+        first, *more = self.samples(example, train_on)
+        if more:
+            raise RowError(
+                "the chat template writes earlier turns differently once the conversation goes on, "
+                f"so that it becomes {len(more) + 1} samples where one was asked for",
+                hint=CHATML_HINT,
+            )
+        return first.ids, first.trained
+
+    @cached_property
+    def _takes_text(self) -> bool:
+        """Whether the template wants the arguments of tool calls as JSON text."""
+        return wants_text(self._template)
+
+    @cached_property
+    def _shows_system(self) -> bool:
+        """False for a template that leaves system turns out without a word."""
+        try:
+            first, second = (
+                self._template.render([{"role": "system", "content": content}, QUESTION])
+                for content in "xy"
+            )
+        except RowError:  # it says so, row by row
+            return True
+        return first != second
 
     @cached_property
     def _closing(self) -> Closing:
@@ -209,6 +273,10 @@ class Renderer:
             trained = np.append(trained, True)
         trained[-1] = True
         return ids, trained
+
+
+def _uses_tools(message: Message) -> bool:
+    return message["role"] == "tool" or "tool_calls" in message
 
 
 def _find_begin_ids(tokenizer: Tokenizer) -> list[int]:

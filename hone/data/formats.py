@@ -1,24 +1,42 @@
 """From a row's columns to one of three examples: plain text, prompt and completion, conversation.
 
 `recognise` looks at the keys of the first row (or takes what the recipe names); the `Reading` it
-returns turns every row into an `Example` or raises `RowError`. Called by `prepare.py`. Rendering
-and tokens are in `chat.py`; tool turns and other formats (instruction, ShareGPT) are left out here.
+returns turns every row into an `Example` or raises `RowError`. Called by `prepare.py`. Messages are
+checked in `messages.py`, ShareGPT turns in `sharegpt.py`, tools in `tools.py`; rendering and tokens
+are in `chat.py`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from hone.data.rows import RowError, kind_of
+from hone.data.messages import Message, checked_messages, checked_text
+from hone.data.rows import RowError, kind_of, listed, missing_key, printable
+from hone.data.sharegpt import checked_turns
+from hone.data.tools import Tools, checked_tools
 from hone.errors import UserError, nearest
 from hone.recipe.schema import Columns, Data
 
-Format = Literal["text", "prompt_completion", "messages"]
+Format = Literal["messages", "conversations", "prompt_completion", "instruction", "text"]
 TrainOn = Literal["completions", "all"]
-Message = dict[str, Any]
-"""{"role": "user", "content": "Hello"}, and whatever plain keys the chat template knows besides."""
 
-ROLES = ("system", "user", "assistant")
+
+class FormatColumns(NamedTuple):
+    """The columns of a format, by their names in `Columns`: those every row needs, and those it may
+    have.
+    """
+
+    needed: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+
+FORMATS: dict[Format, FormatColumns] = {  # the first one that fits is taken
+    "messages": FormatColumns(("messages",), ("system", "tools")),
+    "conversations": FormatColumns(("conversations",), ("system", "tools")),
+    "prompt_completion": FormatColumns(("prompt", "completion"), ("system", "tools")),
+    "instruction": FormatColumns(("instruction", "output"), ("input", "system")),
+    "text": FormatColumns(("text",)),
+}
 
 
 @dataclass(frozen=True)
@@ -38,10 +56,13 @@ class PromptCompletion:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages; the first `given` of them are only read, never trained, unless everything is."""
+    """Messages; the first `given` of them are only read, never trained, unless everything is.
+    tools: what the assistant may call, as JSON objects.
+    """
 
     messages: list[Message]
     given: int = 0
+    tools: Tools | None = None
 
 
 Example = PlainText | PromptCompletion | Conversation
@@ -63,22 +84,100 @@ class Reading:
         """The row as an example; raises RowError when the row is not what the format asks for."""
         for column in self.needed:
             if values.get(column) is None:
-                raise RowError(missing_column(column, values))
+                raise RowError(missing_key(column, values))
         first, *more = [values[column] for column in self.needed]
+        columns = self.columns
         if self.format == "text":
-            return PlainText(checked_text(first, f"`{self.columns.text}`"))
+            return PlainText(checked_text(first, f"`{columns.text}`"))
+        if self.format == "prompt_completion" and not isinstance(first, list):
+            return self._two_texts(first, more[0], values)
+        given = 0
         if self.format == "messages":
-            return _conversation(checked_messages(first, f"`{self.columns.messages}`"), 0, train_on)
-        return _prompt_completion(first, more[0], self.columns, train_on)
+            messages = checked_messages(first, f"`{columns.messages}`")
+        elif self.format == "conversations":
+            messages = checked_turns(first, f"`{columns.conversations}`")
+        elif self.format == "instruction":
+            messages = self._instruction(first, more[0], values)
+        else:
+            prompt = checked_messages(first, f"`{columns.prompt}`")
+            messages = prompt + self._answer(first, more[0])
+            given = len(prompt)
+        return self._conversation(messages, given, values, train_on)
+
+    def _two_texts(self, prompt: Any, completion: Any, values: dict[str, Any]) -> PromptCompletion:
+        columns = self.columns
+        if isinstance(completion, list):
+            self._answer(prompt, completion)
+        for name in ("system", "tools"):
+            column = getattr(columns, name)
+            if name in named(columns) and values.get(column):
+                raise RowError(f"`{column}` has no place in a row of two texts without roles")
+        return PromptCompletion(
+            checked_text(prompt, f"`{columns.prompt}`"),
+            checked_text(completion, f"`{columns.completion}`"),
+        )
+
+    def _answer(self, prompt: Any, completion: Any) -> list[Message]:
+        if isinstance(prompt, list) and isinstance(completion, list):
+            return checked_messages(completion, f"`{self.columns.completion}`")
+        raise RowError(
+            f"`{self.columns.prompt}` is {kind_of(prompt)} and `{self.columns.completion}` is "
+            f"{kind_of(completion)}; expected two texts or two lists of messages"
+        )
+
+    def _instruction(self, instruction: Any, output: Any, values: dict[str, Any]) -> list[Message]:
+        """A question and its answer; the question keeps both of its parts, for templates that have
+        a place for each.
+        """
+        columns = self.columns
+        asked = checked_text(instruction, f"`{columns.instruction}`")
+        question: Message = {"role": "user", "content": asked}
+        given = values.get(columns.input)
+        if given is not None and (text := checked_text(given, f"`{columns.input}`")):
+            parts = {"instruction": asked, "input": text}
+            question = {"role": "user", "content": f"{asked}\n\n{text}", **parts}
+        answer = checked_text(output, f"`{columns.output}`")
+        return [question, {"role": "assistant", "content": answer}]
+
+    def _conversation(
+        self, messages: list[Message], given: int, values: dict[str, Any], train_on: TrainOn
+    ) -> Conversation:
+        """With the row's own system turn in front, and its tools."""
+        columns = self.columns
+        system = values.get(columns.system) if columns.system else None
+        if system is not None and (text := checked_text(system, f"`{columns.system}`")):
+            turn = {"role": "system", "content": text}
+            own = [message for message in messages[:1] if message["role"] == "system"]
+            if own and own[0]["content"] != text:
+                raise RowError(
+                    f"`{columns.system}` differs from the conversation's own system turn"
+                )
+            if not own:
+                messages, given = [turn, *messages], given + bool(given)
+        tools = None
+        if columns.tools and "tools" in FORMATS[self.format].optional:
+            tools = checked_tools(values.get(columns.tools), f"`{columns.tools}`")
+        if not messages:
+            raise RowError("the list of messages is empty")
+        if train_on == "completions" and not any(
+            m["role"] == "assistant" for m in messages[given:]
+        ):
+            where = "the completion" if given else "the conversation"
+            raise RowError(
+                f"{where} has no turn of role `assistant`, so nothing in it would be trained"
+            )
+        return Conversation(messages, given, tools)
+
+
+def named(columns: Columns) -> list[str]:
+    """The columns whose names are not the usual ones."""
+    usual = Columns()
+    return [name for name in Columns.model_fields if getattr(columns, name) != getattr(usual, name)]
 
 
 def needed_columns(format: Format, columns: Columns) -> list[str]:
-    """The column names that a format reads."""
-    return {
-        "messages": [columns.messages],
-        "prompt_completion": [columns.prompt, columns.completion],
-        "text": [columns.text],
-    }[format]
+    """The column names that a format cannot do without."""
+    return [getattr(columns, name) for name in FORMATS[format].needed]
 
 
 def recognise(keys: Sequence[str], data: Data) -> Reading:
@@ -91,23 +190,26 @@ def recognise(keys: Sequence[str], data: Data) -> Reading:
         for column in needed_columns(data.format, data.columns):
             if column not in keys:
                 raise _missing(column, keys, data.columns)
-        return _all_used(Reading(data.format, data.columns))
-    formats: tuple[Format, ...] = ("messages", "prompt_completion", "text")
-    for format in formats:
+        return _all_used(Reading(data.format, data.columns), keys)
+    for format in FORMATS:
         if all(column in keys for column in needed_columns(format, data.columns)):
-            return _all_used(Reading(format, data.columns))
+            return _all_used(Reading(format, data.columns), keys)
     raise _unrecognised(keys, data)
 
 
-def _all_used(reading: Reading) -> Reading:
+def _all_used(reading: Reading, keys: Sequence[str]) -> Reading:
     """Raises UserError where the recipe names a column that rows of this format do not have."""
-    usual = Columns().model_dump()
-    for name, column in reading.columns.model_dump().items():
-        if column not in (usual[name], *reading.needed):
-            kind = "prompt_completion" if name in ("prompt", "completion") else name
+    columns = reading.columns
+    needed, optional = FORMATS[reading.format]
+    for name in named(columns):
+        column = getattr(columns, name)
+        if name in optional and column is not None and column not in keys:
+            raise _missing(column, keys, columns)
+        if name not in needed + optional:
+            kind = next(each for each, (has, may) in FORMATS.items() if name in has + may)
             raise UserError(
-                f"`columns.{name}` is `{column}`, but the rows are read as `{reading.format}`, "
-                "which has no use for it",
+                f"`columns.{name}` is `{column or 'null'}`, but the rows are read as "
+                f"`{reading.format}`, which has no use for it",
                 hint=f"name the format, e.g. data: {{path: ..., format: {kind}}}, or leave the "
                 "column out",
                 exit_code=2,
@@ -120,9 +222,12 @@ def _unrecognised(keys: Sequence[str], data: Data) -> UserError:
     column = _likely_meant(keys, columns)
     if column:
         return _missing(column, keys, columns)
+    expected = [
+        " and ".join(f"`{column}`" for column in needed_columns(format, columns))
+        for format in FORMATS
+    ]
     return UserError(
-        f"the rows have the columns {_listed(keys)}; expected `{columns.messages}`, "
-        f"or `{columns.prompt}` and `{columns.completion}`, or `{columns.text}`",
+        f"the rows have the columns {listed(keys)}; expected {', or '.join(expected)}",
         hint=_columns_hint(keys, columns, columns.text),
         exit_code=2,
     )
@@ -130,116 +235,28 @@ def _unrecognised(keys: Sequence[str], data: Data) -> UserError:
 
 def _missing(column: str, keys: Sequence[str], columns: Columns) -> UserError:
     hint = _columns_hint(keys, columns, column)
-    return UserError(missing_column(column, keys), hint=hint, exit_code=2)
+    return UserError(missing_key(column, keys), hint=hint, exit_code=2)
 
 
 def _likely_meant(keys: Sequence[str], columns: Columns) -> str | None:
     """The column that is most likely missing: one the recipe names, half of a pair, or one with a
     similar name.
     """
-    named = [getattr(columns, name) for name in sorted(columns.model_fields_set)]
-    pair = [columns.prompt, columns.completion]
-    half = pair if any(column in keys for column in pair) else []
-    for column in named + half:
-        if column not in keys:
+    candidates = [getattr(columns, name) for name in named(columns)]
+    everything = []
+    for format in FORMATS:
+        needed = needed_columns(format, columns)
+        everything += needed
+        if any(column in keys for column in needed):
+            candidates += needed
+    for column in candidates:
+        if column is not None and column not in keys:
             return str(column)
-    return next(
-        (column for column in [columns.messages, *pair, columns.text] if nearest(column, keys)),
-        None,
-    )
+    return next((column for column in everything if nearest(column, keys)), None)
 
 
 def _columns_hint(keys: Sequence[str], columns: Columns, column: str) -> str:
     role = next((name for name, value in columns.model_dump().items() if value == column), "text")
-    value = nearest(column, keys) or next(iter(keys), "name")
-    return f"name the columns in the recipe, e.g. data: {{path: ..., columns: {{{role}: {value}}}}}"
-
-
-def missing_column(column: str, keys: Sequence[str] | dict[str, Any], kind: str = "column") -> str:
-    """The message for a column (or key) that is not there, or holds nothing."""
-    if column in keys:
-        return f"the {kind} `{column}` is empty (null)"
-    close = nearest(column, keys)
-    meant = f"; did you mean `{close}`?" if close else ""
-    return f"there is no {kind} `{column}`; the {kind}s are {_listed(keys)}{meant}"
-
-
-def _listed(keys: Sequence[str] | dict[str, Any]) -> str:
-    return ", ".join(f"`{key}`" for key in keys) or "none"
-
-
-def _prompt_completion(
-    prompt: Any, completion: Any, columns: Columns, train_on: TrainOn
-) -> Example:
-    names = f"`{columns.prompt}`", f"`{columns.completion}`"
-    if isinstance(prompt, list) and isinstance(completion, list):
-        given = checked_messages(prompt, names[0])
-        return _conversation(given + checked_messages(completion, names[1]), len(given), train_on)
-    if isinstance(prompt, list) or isinstance(completion, list):
-        kinds = kind_of(prompt), kind_of(completion)
-        raise RowError(
-            f"{names[0]} is {kinds[0]} and {names[1]} is {kinds[1]}; "
-            "expected two texts or two lists of messages"
-        )
-    return PromptCompletion(checked_text(prompt, names[0]), checked_text(completion, names[1]))
-
-
-def _conversation(messages: list[Message], given: int, train_on: TrainOn) -> Conversation:
-    if not messages:
-        raise RowError("the list of messages is empty")
-    if train_on == "completions" and not any(m["role"] == "assistant" for m in messages[given:]):
-        where = "the completion" if given else "the conversation"
-        raise RowError(
-            f"{where} has no turn of role `assistant`, so nothing in it would be trained"
-        )
-    return Conversation(messages, given)
-
-
-def checked_text(value: Any, name: str) -> str:
-    """`value` if it is text that can be encoded; raises RowError."""
-    if not isinstance(value, str):
-        raise RowError(f"{name} is {kind_of(value)}; expected text")
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise RowError(f"{name} holds half of a surrogate pair, which is no valid text")
-    return value
-
-
-def checked_messages(value: Any, name: str) -> list[Message]:
-    """`value` as messages without empty keys; raises RowError that names the message at fault (from
-    1).
-    """
-    if not isinstance(value, list):
-        raise RowError(f"{name} is {kind_of(value)}; expected a list of {{role, content}}")
-    return [
-        _checked_message(message, f"message {number} of {name}")
-        for number, message in enumerate(value, start=1)
-    ]
-
-
-def _checked_message(message: Any, name: str) -> Message:
-    if not isinstance(message, dict):
-        raise RowError(
-            f"{name} is {kind_of(message)}; expected an object with `role` and `content`"
-        )
-    plain = {key: value for key, value in message.items() if value is not None}
-    for key in ("role", "content"):
-        if key not in plain:
-            raise RowError(f"{name}: {missing_column(key, message, 'key')}")
-    _check_role(plain["role"], name)
-    for key, value in plain.items():
-        if key == "content" or isinstance(value, str):
-            checked_text(value, f"`{key}` in {name}")
-        elif isinstance(value, list | dict):
-            raise RowError(
-                f"`{key}` in {name} is {kind_of(value)}; only messages of plain text can be trained"
-            )
-    return plain
-
-
-def _check_role(role: Any, name: str) -> None:
-    if role not in ROLES:
-        close = nearest(str(role), ROLES)
-        meant = f"; did you mean `{close}`?" if close else ""
-        raise RowError(
-            f"{name} has the role `{role}`; expected `system`, `user` or `assistant`{meant}"
-        )
+    value = nearest(column, keys) or nearest(role, keys) or next(iter(keys), "name")
+    meant = f"{role}: {printable(value)}"
+    return f"name the columns in the recipe, e.g. data: {{path: ..., columns: {{{meant}}}}}"

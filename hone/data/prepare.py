@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hone.data.chat import Rendered, Renderer, Tokenizer, Tokens
-from hone.data.formats import Reading, TrainOn, recognise
+from hone.data.formats import Example, Reading, TrainOn, recognise
+from hone.data.overlong import Overlong, all_fit, shortened, split
 from hone.data.prepared import (
     ARRAYS,
     COUNTS,
@@ -50,7 +51,6 @@ BATCH_CHARACTERS = 4_000_000  # a batch ends earlier where rows are long
 NAMED_ROWS = 5  # skipped rows that are named, the others are only counted
 SKIP_HINT = "correct the row, or leave such rows out: data: {path: ..., on_bad_row: skip}"
 
-Overlong = Literal["keep_start", "keep_end", "drop"]
 Progress = Callable[[int, int | None], None]
 
 
@@ -85,6 +85,14 @@ def prepare(
     return replace(found, sources=_described(source, files))
 
 
+class _Read(NamedTuple):
+    """A row with its example and the texts of that; several where a turn is a sample."""
+
+    row: Row
+    example: Example
+    rendered: list[Rendered]
+
+
 class _Preparation:
     """Rows on their way to tokens; counts what happens to them."""
 
@@ -110,33 +118,33 @@ class _Preparation:
 
     def batches(self) -> Iterator[list[tuple[Row, Tokens]]]:
         """The samples, in batches that fit in the memory."""
-        batch: list[tuple[Row, Rendered]] = []
+        batch: list[_Read] = []
         characters = 0
         for row in self.source.rows():
             self.counts["rows"] += 1
-            rendered = self._rendered(row)
-            if isinstance(row, Row) and rendered:
-                batch.append((row, rendered))
-                characters += len(rendered.text)
+            read = self._read(row)
+            if read:
+                batch.append(read)
+                characters += sum(len(rendered.text) for rendered in read.rendered)
             if len(batch) == BATCH_ROWS or characters > BATCH_CHARACTERS:
                 yield self._tokenised(batch)
                 batch, characters = [], 0
         if batch:
             yield self._tokenised(batch)
 
-    def _rendered(self, row: Row | BadRow) -> Rendered | None:
-        """The row's text; None for one that cannot be used and is skipped."""
+    def _read(self, row: Row | BadRow) -> "_Read | None":
+        """The row's texts; None for one that cannot be used and is skipped."""
         try:
             if isinstance(row, BadRow):
                 raise RowError(row.message)
             self._reading = self._reading or self._recognised(row)
             example = self._reading.example(row.values, self.train_on)
             rendered = self.renderer.render(example, self.train_on)
-            self.plain = rendered.plain
-            return rendered
         except RowError as fault:
             self._skip(row, fault)
             return None
+        self.plain = rendered[0].plain
+        return _Read(row, example, rendered)
 
     def _recognised(self, row: Row) -> Reading:
         try:
@@ -153,12 +161,28 @@ class _Preparation:
         if len(self.skipped) < NAMED_ROWS:
             self.skipped.append(message)
 
-    def _tokenised(self, batch: list[tuple[Row, Rendered]]) -> list[tuple[Row, Tokens]]:
-        tokens = self.renderer.tokenise([rendered for _, rendered in batch])
-        fitted = [(row, self._fitted(each)) for (row, _), each in zip(batch, tokens, strict=True)]
-        return [(row, each) for row, each in fitted if each]
+    def _tokenised(self, batch: list["_Read"]) -> list[tuple[Row, Tokens]]:
+        tokens = iter(self.renderer.tokenise([each for read in batch for each in read.rendered]))
+        return [
+            (read.row, sample)
+            for read in batch
+            for sample in self._fitted(read, [next(tokens) for _ in read.rendered])
+        ]
 
-    def _fitted(self, tokens: Tokens) -> Tokens | None:
+    def _fitted(self, read: "_Read", samples: list[Tokens]) -> list[Tokens]:
+        """The row's samples, shortened or split where they are too long; counts what is kept."""
+        parts = [samples]
+        if self.overlong == "split" and not all_fit(samples, self.max_tokens):
+            try:
+                parts = split(self.renderer, read.example, samples, self.max_tokens, self.train_on)
+            except RowError as fault:
+                self._skip(read.row, fault)
+                return []
+        self.counts["split_overlong"] += len(parts) > 1
+        self.counts["split_turns"] += any(len(part) > 1 for part in parts)
+        return [kept for part in parts for tokens in part if (kept := self._kept(tokens))]
+
+    def _kept(self, tokens: Tokens) -> Tokens | None:
         """The sample, shortened where it is too long; None where it is dropped."""
         if len(tokens.ids) > self.max_tokens:
             if self.overlong == "drop":
@@ -198,19 +222,6 @@ class _Preparation:
             "no sample is left to train on: " + ", ".join([f"{counts['rows']} rows read", *found]),
             hint=hint if found else f"see what is in it: head {self.data.path}",
         )
-
-
-def shortened(tokens: Tokens, limit: int, overlong: Overlong, begin_ids: list[int]) -> Tokens:
-    """The first or the last `limit` tokens; before the last ones the beginning token stays."""
-    ids, trained, straddling = tokens
-    if overlong == "keep_start":
-        return Tokens(ids[:limit], trained[:limit], straddling)
-    begins = bool(begin_ids) and ids[: len(begin_ids)].tolist() == begin_ids
-    kept = len(begin_ids) if begins and len(begin_ids) < limit else 0
-    left_out = slice(kept, len(ids) - (limit - kept))
-    ids, trained = np.delete(ids, left_out), np.delete(trained, left_out)
-    trained[0] = False  # nothing stands before it now
-    return Tokens(ids, trained, straddling)
 
 
 def _write_folder(
@@ -311,7 +322,7 @@ def _key(data: Data, renderer: Renderer, files: list[SourceFile], **settings: An
         "template": renderer.template,
         "date": renderer.date,
         "files": [(Path(file.path).suffix.lower(), file.sha256) for file in files],
-        "data": data.model_dump(exclude={"path", "template"}),
+        "data": data.model_dump(exclude={"path", "template", "weight"}),
         **settings,
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

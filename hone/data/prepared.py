@@ -7,6 +7,7 @@ of samples (forest.py).
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hone.files import read_json
 from hone.records import Sample, Segment
 from hone.seeds import shuffle
 
-LAYOUT = 4  # raised whenever the same inputs would give other arrays or another manifest
+LAYOUT = 5  # raised whenever the same inputs would give other arrays or another manifest
 ARRAYS = {
     "tokens": np.int32,  # all samples, one after the other
     "trained": np.uint8,  # 1 where the token is a target of the loss
@@ -34,6 +35,8 @@ COUNTS = (
     "tokens",
     "trained_tokens",
     "truncated",
+    "split_turns",
+    "split_overlong",
     "dropped_overlong",
     "dropped_untrained",
     "skipped_rows",
@@ -76,10 +79,33 @@ class Prepared:
         trained = np.array(self.arrays["trained"][begin:end], dtype=np.bool_)
         return Sample(index, (Segment(tokens, trained),))
 
+    def samples_of_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The samples that some rows (from 0, of those with a sample) gave, row by row."""
+        borders = self.row_borders
+        parts = [np.arange(borders[row], borders[row + 1]) for row in rows]
+        return np.concatenate(parts) if parts else np.arange(0)
+
     def place(self, index: int) -> str:
         """Where the sample came from: file and line, or data set and row."""
         file = self.sources[int(self.arrays["files"][index])]
         return place_in(file.get("name", file["path"]), int(self.arrays["rows"][index]))
+
+    def part(self, index: int) -> tuple[int, int]:
+        """Which of its row's samples this is, from 1, and how many there are."""
+        first, last = self.row_borders[self.row_of[index] : self.row_of[index] + 2]
+        return index - int(first) + 1, int(last - first)
+
+    @cached_property
+    def row_borders(self) -> npt.NDArray[np.int64]:
+        """(R + 1,) the first sample of each of the R rows that have samples, and the end."""
+        rows, files = self.arrays["rows"], self.arrays["files"]
+        changes = np.flatnonzero((np.diff(rows) != 0) | (np.diff(files) != 0)) + 1
+        return np.array([0, *changes, len(self)], dtype=np.int64)
+
+    @cached_property
+    def row_of(self) -> npt.NDArray[np.int64]:
+        """(N,) the index of each sample's row among those that have samples."""
+        return np.repeat(np.arange(len(self.row_borders) - 1), np.diff(self.row_borders))
 
 
 def default_cache_folder() -> Path:
@@ -125,15 +151,18 @@ def split_held_out(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(training, held out) sample indices, int64: training ascending, held out as they were drawn.
 
-    A pure function of the seed and the number of samples. At least one is held out and never all;
-    raises UserError when there is only one sample.
+    A pure function of the seed and the number of rows. The samples of a row stay together: what is
+    held out is not seen in training as the beginning of another sample. At least one row is held
+    out and never all; raises UserError when there is only one.
     """
-    total = len(prepared)
+    total = len(prepared.row_borders) - 1
     if total < 2:
         raise UserError(
-            "there is only 1 sample, so none can be held out for evaluation",
+            "there is only 1 sample, or samples of only 1 row, so none can be held out for "
+            "evaluation",
             hint="leave `evaluation` out, or name other data for it: evaluation: {data: ...}",
         )
     order = shuffle(total, seed, "held out")
-    held_out = order[: min(max(round(total * share), 1), total - 1)]
-    return np.setdiff1d(order, held_out), held_out
+    drawn = order[: min(max(round(total * share), 1), total - 1)]
+    held_out = prepared.samples_of_rows(drawn)
+    return np.setdiff1d(np.arange(len(prepared)), held_out), held_out

@@ -1,13 +1,14 @@
-"""A row of data with the place it came from, and the fault that concerns one row only.
+"""A row of data with the place it came from, the fault that concerns one row only, and its words.
 
-Made by `sources.py`; `formats.py` and `chat.py` raise `RowError` for a row they cannot use, and
-`prepare.py` decides whether that stops the work or is counted.
+Made by `sources.py`; `formats.py` and its neighbours and `chat.py` raise `RowError` for a row they
+cannot use, and `prepare.py` decides whether that stops the work or is counted.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from hone.errors import UserError
+from hone.errors import UserError, nearest
 
 
 class RowError(UserError):
@@ -46,3 +47,23 @@ def kind_of(value: object) -> str:
     return names.get(
         type(value), "a number" if isinstance(value, int | float) else type(value).__name__
     )
+
+
+def missing_key(key: str, keys: Iterable[str], kind: str = "column") -> str:
+    """The message for a column (or key) that is not there, or holds nothing."""
+    names = [printable(name) for name in keys]
+    if key in names:
+        return f"the {kind} `{key}` is empty (null)"
+    close = nearest(key, names)
+    meant = f"; did you mean `{close}`?" if close else ""
+    return f"there is no {kind} `{key}`; the {kind}s are {listed(names)}{meant}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in quotes, one after the other."""
+    return ", ".join(f"`{printable(name)}`" for name in names) or "none"
+
+
+def printable(value: object) -> str:
+    """A value of a row as part of a message; halves of surrogate pairs are written as escapes."""
+    return str(value).encode(errors="backslashreplace").decode()

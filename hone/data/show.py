@@ -1,9 +1,10 @@
 """Samples as the model will see them: every token, the trained ones marked, and the counts.
 
-Called by `hone data show`. Trained tokens are coloured; on a console without colours each stands in
-brackets. Neighbouring tokens differ in brightness (or are parted by a bar), a newline is shown as
-`↵`, and the pieces of a character that is split over several tokens appear as the vocabulary writes
-them.
+Called by `hone data show`. Where a row gives several samples (one for each turn, or the parts of a
+long one), each is named as part of it. Trained tokens are coloured; on a console without colours
+each stands in brackets. Neighbouring tokens differ in brightness (or are parted by a bar), a
+newline is shown as `↵`, and the pieces of a character that is split over several tokens appear as
+the vocabulary writes them.
 """
 
 import re
@@ -16,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hone.data.chat import Tokenizer
-from hone.data.prepared import Prepared
+from hone.data.joined import Joined
 
 NEWLINE = "↵"
 STYLES = {
@@ -31,6 +32,8 @@ LABELS = {
     "tokens": "tokens",
     "trained_tokens": "trained tokens",
     "truncated": "cut to max_tokens",
+    "split_turns": "conversations split: a sample for each turn",
+    "split_overlong": "split: longer than max_tokens",
     "dropped_overlong": "dropped: too long",
     "dropped_untrained": "dropped: nothing to train",
     "skipped_rows": "skipped: bad rows",
@@ -68,7 +71,7 @@ class SampleView:
 
 
 def show_samples(
-    prepared: Prepared, tokenizer: Tokenizer, count: int, start: int = 0
+    prepared: Joined, tokenizer: Tokenizer, count: int, start: int = 0
 ) -> RenderableType:
     """`count` samples from `start` on, and the table of counts, for a rich console."""
     views = [
@@ -79,15 +82,18 @@ def show_samples(
 
 
 def samples_as_json(
-    prepared: Prepared, tokenizer: Tokenizer, count: int, start: int = 0
+    prepared: Joined, tokenizer: Tokenizer, count: int, start: int = 0
 ) -> list[dict[str, Any]]:
-    """The same samples as plain values: place, counts, text, and every token with id, text and
-    trained.
+    """The same samples as plain values: data set, place, which part of its row, counts, text, and
+    every token with id, text and trained.
     """
     return [
         {
             "sample": i,
+            "set": prepared.set_of(i),
             "place": prepared.place(i),
+            "part": prepared.part(i)[0],
+            "parts": prepared.part(i)[1],
             "num_tokens": int(prepared.lengths[i]),
             "num_trained": int(prepared.trained[i]),
             "text": tokenizer.decode(prepared.sample(i).segments[0].tokens.tolist()),
@@ -100,7 +106,7 @@ def samples_as_json(
     ]
 
 
-def counts_table(prepared: Prepared) -> Table:
+def counts_table(prepared: Joined) -> Table:
     """The report of the preparation, with the share of tokens that are trained."""
     table = Table(show_header=False, box=None)
     table.add_column(style="dim")
@@ -118,7 +124,7 @@ def counts_table(prepared: Prepared) -> Table:
     return table
 
 
-def pieces(prepared: Prepared, tokenizer: Tokenizer, index: int) -> list[Piece]:
+def pieces(prepared: Joined, tokenizer: Tokenizer, index: int) -> list[Piece]:
     """The tokens of a sample as they are shown."""
     segment = prepared.sample(index).segments[0]
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
@@ -168,11 +174,13 @@ def _visible(text: str) -> str:
     return text.replace("\n", f"{NEWLINE}\n").replace("\r", "␍").replace("\t", "→\t")
 
 
-def _title(prepared: Prepared, index: int) -> str:
+def _title(prepared: Joined, index: int) -> str:
     tokens, trained = prepared.lengths[index], prepared.trained[index]
-    place = prepared.place(index)
-    return f"sample {index} of {len(prepared)}, {place}: {tokens} tokens, {trained} trained"
+    part, parts = prepared.part(index)
+    place = prepared.place(index) + (f", part {part} of {parts}" if parts > 1 else "")
+    among = f", data[{prepared.set_of(index)}]" if len(prepared.sets) > 1 else ""
+    return f"sample {index} of {len(prepared)}{among}, {place}: {tokens} tokens, {trained} trained"
 
 
-def _indices(prepared: Prepared, count: int, start: int) -> range:
+def _indices(prepared: Joined, count: int, start: int) -> range:
     return range(start, min(start + count, len(prepared)))

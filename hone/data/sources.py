@@ -1,20 +1,26 @@
-"""Where rows come from: files (JSON, JSONL, CSV, Parquet), folders of them, data sets on the Hub.
+"""Where rows come from: files (JSON, JSONL, CSV, TSV, Parquet, text), folders of them, data sets on
+the Hub. All but Parquet may be packed with gzip, bzip2 or xz.
 
 `open_source` finds what a recipe's `data.path` names; its rows are then read one at a time, so a
 file may be larger than the memory. Line numbers are those of an editor, from 1. Called by
 `prepare.py`. How a row is understood is in `formats.py`.
 """
 
+import bz2
 import csv
+import gzip
 import hashlib
+import io
 import json
+import lzma
 import re
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 from hone.data.json_stream import JsonFault, read_objects
 from hone.data.rows import BadRow, Row, kind_of
@@ -32,6 +38,7 @@ PARQUET_ROWS = 256  # rows decoded at a time
 SETTLED_NS = 2_000_000_000  # a younger file may change again without a new time stamp
 
 Reader = Callable[[Path, int], Iterator[Row | BadRow]]
+PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
 @dataclass(frozen=True)
@@ -73,9 +80,11 @@ class Files:
     def rows(self) -> Iterator[Row | BadRow]:
         for index, path in enumerate(self.files):
             try:
-                yield from READERS[path.suffix.lower()](path, index)
+                yield from READERS[kind_of_file(path)](path, index)
             except OSError as fault:
                 raise UserError(f"`{path}` cannot be read: {fault.strerror or fault}") from fault
+            except (EOFError, zlib.error, lzma.LZMAError) as fault:
+                raise UserError(f"`{path}` cannot be unpacked: {fault}") from fault
 
     def place(self, source: int, number: int) -> str:
         return place_in(str(self.files[source]), number)
@@ -102,8 +111,20 @@ class HubDataset:
 
 def place_in(path: str, number: int) -> str:
     """`file:line`, or `file row n` for files without lines."""
-    lines = Path(path).suffix.lower() in READERS and not path.lower().endswith(".parquet")
+    lines = kind_of_file(Path(path)) in READERS and not path.lower().endswith(".parquet")
     return f"{path}:{number}" if lines else f"{path} row {number}"
+
+
+def kind_of_file(path: Path) -> str:
+    """The suffix that says how a file is read, that of the packing aside: ".csv" of "a.csv.gz"."""
+    suffix = path.suffix.lower()
+    inner = Path(path.stem).suffix.lower()
+    return inner if suffix in PACKED and inner != ".parquet" else suffix
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """The content of a file, unpacked."""
+    return cast(BinaryIO, PACKED.get(path.suffix.lower(), open)(path, "rb"))
 
 
 def open_source(path: str, split: str | None = None) -> Source:
@@ -115,7 +136,7 @@ def open_source(path: str, split: str | None = None) -> Source:
         return Files(_files_in(local))
     if local.exists():
         return Files([_of_known_kind(local)])
-    looks_local = local.suffix.lower() in READERS or path.startswith((".", "/", "~"))
+    looks_local = kind_of_file(local) in READERS or path.startswith((".", "/", "~"))
     if looks_local or not HUB_ID.fullmatch(path):
         raise _missing(local)
     return _from_hub(path, split or "train")
@@ -125,11 +146,13 @@ def _files_in(folder: Path) -> list[Path]:
     files = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in READERS
+        if kind_of_file(path) in READERS
         and path.name not in NOT_DATA
         and path.is_file()
         and not _hidden(path, folder)
     )
+    if any(kind_of_file(path) != ".txt" for path in files):  # then those are notes
+        files = [path for path in files if kind_of_file(path) != ".txt"]
     if not files:
         raise UserError(f"no data files in `{folder}`; expected some of {_kinds()}", exit_code=2)
     return files
@@ -140,7 +163,7 @@ def _hidden(path: Path, folder: Path) -> bool:
 
 
 def _of_known_kind(path: Path) -> Path:
-    if path.suffix.lower() not in READERS:
+    if kind_of_file(path) not in READERS:
         raise UserError(
             f"`{path}` ends in `{path.suffix}`; expected a file of kind {_kinds()}",
             hint="rename it after what it holds, or convert it to JSON Lines (one object a line)",
@@ -150,7 +173,7 @@ def _of_known_kind(path: Path) -> Path:
 
 
 def _kinds() -> str:
-    return ", ".join(READERS)
+    return f"{', '.join(READERS)} (all but Parquet also with {', '.join(PACKED)})"
 
 
 def _missing(path: Path) -> UserError:
@@ -185,7 +208,7 @@ def _from_hub(name: str, split: str) -> Source:
 
 
 def _read_jsonl(path: Path, source: int) -> Iterator[Row | BadRow]:
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
@@ -213,10 +236,10 @@ def _row_of(value: object, source: int, number: int) -> Row | BadRow:
 
 
 def _read_json(path: Path, source: int) -> Iterator[Row | BadRow]:
-    if _holds_lines(path):
+    if holds_lines(path):
         yield from _read_jsonl(path, source)
         return
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline="") as file:
         try:
             for line, value in read_objects(file):
                 yield _row_of(value, source, line)
@@ -226,9 +249,9 @@ def _read_json(path: Path, source: int) -> Iterator[Row | BadRow]:
             raise UserError(f"`{path}` is not UTF-8 text: {fault.reason}") from None
 
 
-def _holds_lines(path: Path) -> bool:
+def holds_lines(path: Path) -> bool:
     """Whether a `.json` file holds JSON Lines: a whole object in its first line, then more."""
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         line = file.readline(FIRST_LINE_BYTES).removeprefix(b"\xef\xbb\xbf")
         rest = file.read(1)
     try:
@@ -238,11 +261,10 @@ def _holds_lines(path: Path) -> bool:
 
 
 def _read_csv(path: Path, source: int) -> Iterator[Row | BadRow]:
-    csv.field_size_limit(1 << 30)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+    with io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline="") as file:
+        reader = csv_reader(path, file)
         try:
-            header = next(reader, [])
+            header: list[str] = next(reader, [])
         except csv.Error as fault:
             raise UserError(f"{path}:1: the header cannot be read: {fault}") from None
         except UnicodeDecodeError as fault:
@@ -253,6 +275,13 @@ def _read_csv(path: Path, source: int) -> Iterator[Row | BadRow]:
                 f"{path}:1: the column `{repeated[0]}` stands in the header more than once"
             )
         yield from _csv_rows(path, source, reader, header)
+
+
+def csv_reader(path: Path, lines: Iterable[str]) -> Any:
+    """The standard library's reader for a `.csv` or a `.tsv` file."""
+    csv.field_size_limit(1 << 30)
+    delimiter = "\t" if kind_of_file(path) == ".tsv" else ","
+    return csv.reader(lines, strict=True, delimiter=delimiter)
 
 
 def _csv_rows(path: Path, source: int, reader: Any, header: list[str]) -> Iterator[Row | BadRow]:
@@ -292,12 +321,30 @@ def _read_parquet(path: Path, source: int) -> Iterator[Row | BadRow]:
         raise UserError(f"`{path}` cannot be read as Parquet: {fault}") from fault
 
 
+def _read_text(path: Path, source: int) -> Iterator[Row | BadRow]:
+    """Every line that is not blank is a text."""
+    with open_bytes(path) as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            try:
+                text = line.rstrip(b"\r\n").decode()
+            except UnicodeDecodeError as fault:
+                message = f"not UTF-8 text at byte {fault.start + 1} of the line"
+                yield BadRow(source, number, message)
+                continue
+            if text.strip():
+                yield Row(source, number, {"text": text})
+
+
 READERS: dict[str, Reader] = {
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
+    ".tsv": _read_csv,
     ".parquet": _read_parquet,
+    ".txt": _read_text,
 }
 
 

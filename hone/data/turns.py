@@ -3,23 +3,23 @@
 Used by `chat.py` only. For every trained turn the template renders the conversation up to it, with
 the beginning of the answer, and up to its end; both must be prefixes of the whole text, and what
 lies between, up to the end token, is trained. Nothing is searched for in the text. Where earlier
-turns change once later ones follow, the template's own `{% generation %}` blocks say where they
-end; without them the row is refused (one sample per assistant turn is left out here).
+turns change once later ones follow (their reasoning is taken out, say), the template's own
+`{% generation %}` blocks say where they end; without such blocks each turn gets a text of its own:
+the conversation up to it, as the template shows it then.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from hone.data.formats import Conversation, Message
+from hone.data.messages import Message
 from hone.data.rows import RowError
 from hone.data.templates import CHATML_HINT, ChatTemplate
+from hone.data.tools import Tools
 from hone.errors import UserError
 
 Span = tuple[int, int]
 QUESTION: Message = {"role": "user", "content": "Hello"}
-NOT_STABLE_HINT = (
-    f"{CHATML_HINT}, or make a row of each answer, with `prompt` and `completion` as messages"
-)
 
 
 @dataclass(frozen=True)
@@ -74,68 +74,101 @@ def no_closing(text: str) -> UserError:
     )
 
 
-def turn_spans(
-    template: ChatTemplate, closing: Closing, conversation: Conversation, text: str
-) -> list[Span]:
-    """The characters to train in `text`, the rendered conversation, turn by turn.
+def trained_texts(
+    template: ChatTemplate,
+    closing: Closing,
+    messages: Sequence[Message],
+    given: int,
+    tools: Tools | None,
+) -> list[tuple[str, list[Span]]]:
+    """The rendered conversation with the characters to train in it, turn by turn: the answers
+    behind the first `given` messages.
 
-    Raises RowError where the template does not show an answer as it would be generated.
+    Several texts, each with one trained turn at its end, where earlier turns change once later ones
+    follow and the template does not mark them. Raises RowError where the template does not show an
+    answer as it would be generated.
     """
-    messages = conversation.messages
+    text = template.render(messages, tools=tools)
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    trained = [i for i in answers if i >= conversation.given]
-    begins = [_turn_begin(template, messages, i, text) for i in trained]
-    ends = [_turn_end(template, closing, messages, i, text) for i in trained]
-    if None in ends and template.has_blocks:
-        found = _block_ends(template, closing, messages, text, len(answers))
-        ends = [*found[len(answers) - len(trained) :]]
-    spans = []
-    for turn, begin, end in zip(trained, begins, ends, strict=True):
-        if end is None or end <= begin:
+    turns = [
+        _render_turn(template, closing, messages, tools, i, text) for i in answers if i >= given
+    ]
+    if all(turn.stands_in(text) for turn in turns):
+        return [(text, [turn.span for turn in turns])]
+    if not template.has_blocks:
+        return [(turn.text, [turn.span]) for turn in turns]
+    begins = [turn.begin_in(text) for turn in turns]
+    blocks = template.render_blocks(messages, tools)
+    ends = _block_ends(closing, blocks, text, len(answers))[-len(turns) :]
+    spans = list(zip(begins, ends, strict=True))
+    if any(end <= begin for begin, end in spans):
+        raise RowError("the chat template marks an answer before its beginning", hint=CHATML_HINT)
+    return [(text, spans)]
+
+
+class _Turn(NamedTuple):
+    """An answer as the last one of its conversation: `text` up to it, trained from `begin` to
+    `end`; None where the text does not end as answers do.
+    """
+
+    number: int
+    text: str
+    prompt: str
+    end: int | None
+
+    @property
+    def span(self) -> Span:
+        """The characters to train in the turn's own text. Raises RowError."""
+        begin = self.begin_in(self.text)
+        if self.end is None or self.end <= begin:
             raise RowError(
-                f"the chat template writes message {turn + 1} differently once the conversation "
-                "goes on (it removes earlier reasoning, say), so that it cannot be trained where "
-                "it stands",
-                hint=NOT_STABLE_HINT,
+                f"the chat template ends message {self.number} otherwise than other answers, so "
+                "that nobody can say where it ends",
+                hint=CHATML_HINT,
             )
-        spans.append((begin, end))
-    return spans
+        return begin, self.end
+
+    def stands_in(self, whole: str) -> bool:
+        """Whether the turn, and all before it, is the same once the conversation goes on."""
+        return self.end is not None and whole[: self.end] == self.text[: self.end]
+
+    def begin_in(self, text: str) -> int:
+        """Where the model takes over: the end of the prompt that asks for this turn."""
+        prompt = self.prompt
+        if text.startswith(prompt):
+            return len(prompt)
+        pairs = enumerate(zip(prompt, text, strict=False))
+        same = next((i for i, (ours, theirs) in pairs if ours != theirs), len(text))
+        raise RowError(
+            f"the chat template asks for message {self.number} with {prompt[same:][:40]!r}, but "
+            f"shows {text[same:][:40]!r} in that place, so that the model would not learn what it "
+            "is asked",
+            hint=CHATML_HINT,
+        )
 
 
-def _turn_begin(template: ChatTemplate, messages: list[Message], turn: int, text: str) -> int:
-    """Where the model takes over: the end of the prompt that asks for this turn."""
-    prompt = template.render(messages[:turn], prompt=True)
-    if text.startswith(prompt):
-        return len(prompt)
-    pairs = enumerate(zip(prompt, text, strict=False))
-    same = next((i for i, (ours, theirs) in pairs if ours != theirs), len(text))
-    raise RowError(
-        f"the chat template asks for message {turn + 1} with {prompt[same:][:40]!r}, but shows "
-        f"{text[same:][:40]!r} in that place, so that the model would not learn what it is asked",
-        hint=NOT_STABLE_HINT,
-    )
+def _render_turn(
+    template: ChatTemplate,
+    closing: Closing,
+    messages: Sequence[Message],
+    tools: Tools | None,
+    index: int,
+    whole: str,
+) -> _Turn:
+    last = index == len(messages) - 1
+    text = whole if last else template.render(messages[: index + 1], tools=tools)
+    end = len(text) - len(closing.text) + closing.end
+    prompt = template.render(messages[:index], prompt=True, tools=tools)
+    return _Turn(index + 1, text, prompt, end if text.endswith(closing.text) else None)
 
 
-def _turn_end(
-    template: ChatTemplate, closing: Closing, messages: list[Message], turn: int, text: str
-) -> int | None:
-    """Behind the end token of a turn; None where the turn changes once the conversation goes on."""
-    closed = text if turn == len(messages) - 1 else template.render(messages[: turn + 1])
-    end = len(closed) - len(closing.text) + closing.end
-    stable = closed.endswith(closing.text) and text[:end] == closed[:end]
-    return end if stable else None
-
-
-def _block_ends(
-    template: ChatTemplate, closing: Closing, messages: list[Message], text: str, num_answers: int
-) -> list[int]:
+def _block_ends(closing: Closing, blocks: list[Span], text: str, num_answers: int) -> list[int]:
     """Behind the end tokens of the generation blocks, one for each answer."""
-    blocks = template.render_blocks(messages)
     if len(blocks) != num_answers:
         raise RowError(
             f"the chat template marks {len(blocks)} generation blocks in a conversation "
             f"with {num_answers} answers",
-            hint=NOT_STABLE_HINT,
+            hint=CHATML_HINT,
         )
     return [_block_end(text, begin, end, closing) for begin, end in blocks]
 
@@ -147,5 +180,5 @@ def _block_end(text: str, begin: int, end: int, closing: Closing) -> int:
         if text[begin:end].endswith(closing.text[:inside]) and text.startswith(rest, end):
             return end - inside + closing.end
     raise RowError(
-        "the chat template ends earlier answers otherwise than the last one", hint=NOT_STABLE_HINT
+        "the chat template ends earlier answers otherwise than the last one", hint=CHATML_HINT
     )

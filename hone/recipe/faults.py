@@ -29,11 +29,13 @@ class Origin:
     """A file and a line (from 1), or the command line (without one).
 
     `order` is the rank among the sources: the file's faults are shown before the command line's.
+    `inherited` says how a value came to a place where it is not written: "profile chat", "stage 1".
     """
 
     source: str
     line: int | None = None
     order: int = 0
+    inherited: str = ""
 
     def __str__(self) -> str:
         return self.source if self.line is None else f"{self.source}:{self.line}"
@@ -45,7 +47,9 @@ class Origin:
 
     @property
     def name(self) -> str:
-        """As `str`, with the file's name alone instead of its path."""
+        """As `str`, with the file's name alone instead of its path; or how it was inherited."""
+        if self.inherited:
+            return self.inherited
         if self.is_command_line:
             return self.source
         return str(Origin(PurePath(self.source).name or self.source, self.line))

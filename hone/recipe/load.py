@@ -1,8 +1,9 @@
 """A recipe file and overrides to a checked recipe, or all that is wrong with it at once.
 
 Called by `hone check`, `hone run`, `hone data show` and, from a run's `recipe.resolved.json`, by
-`hone resume`. Overrides win over the file, the file over the defaults. Nothing here looks into the
-data or the model: that is the work of `stages/`.
+`hone resume`. Overrides win over the file, the file over the profile that a stage names, that over
+the adapter of an earlier stage, and all over the defaults. Nothing here looks into the data or the
+model: that is the work of `stages/`.
 """
 
 import copy
@@ -12,21 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from hone.errors import UserError, nearest
 from hone.recipe.document import Document, read_document
 from hone.recipe.environment import expand
 from hone.recipe.faults import Fault, KeyPath, Origin, Origins, dotted, origin_of, raise_faults
+from hone.recipe.inherit import carry_over
+from hone.recipe.judge import spell_out, validate
 from hone.recipe.overrides import apply_overrides
-from hone.recipe.places import find_places, names_in
+from hone.recipe.places import find_places
+from hone.recipe.profiles import apply_profiles
 from hone.recipe.schema import Recipe
-from hone.recipe.shape import Shape, meant, recipe_shape, value_at, walk
-from hone.recipe.wording import mend, messages_of
+from hone.recipe.shape import Shape, recipe_shape, value_at, walk
+from hone.recipe.text import read_text
 
 _HINT = "`hone recipe schema` lists every key with its meaning"
-_MOST_BYTES = 200_000
-_MOST_ROUNDS = 10
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,8 @@ class LoadedRecipe:
 
     recipe: variables expanded, existing paths absolute; for the running program only.
     text: the file as given. resolved: JSON-able, with all defaults and with variables as written.
-    origins: for each leaf of `resolved`, `recipe.yaml:12`, `command line` or `default`.
+    origins: for each leaf of `resolved`, `recipe.yaml:12`, `command line`, `profile chat`,
+    `stage 1` or `default`.
     folder: the absolute folder that relative paths belong to.
     """
 
@@ -48,16 +48,16 @@ class LoadedRecipe:
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Reads and checks a recipe; raises one UserError (exit code 2) with a line for each fault."""
-    text = _read_text(path)
+    text = read_text(path)
     origin = Origin(str(path), 1)
     document = read_document(text, origin)
-    given = _mapping_of(document, origin)
+    given, origins = _mapping_of(document, origin), document.origins
     faults = list(document.faults)
-    _spell_out(given, document.origins)
-    faults += apply_overrides(
-        given, document.origins, overrides, lambda: _spell_out(given, document.origins)
-    )
-    return _check(given, document.origins, faults, path.absolute().parent, text)
+    spell_out(given, origins)
+    faults += apply_overrides(given, origins, overrides, lambda: spell_out(given, origins))
+    faults += apply_profiles(given, origins, path)
+    carry_over(given, origins)
+    return _check(given, origins, faults, path.absolute().parent, text)
 
 
 def load_resolved(resolved: dict[str, Any], folder: Path) -> LoadedRecipe:
@@ -91,42 +91,6 @@ def describe_resolved(loaded: LoadedRecipe) -> list[tuple[str, Any, str]]:
     ]
 
 
-def _read_text(path: Path) -> str:
-    try:
-        content = path.read_bytes() if path.stat().st_size <= _MOST_BYTES else None
-    except FileNotFoundError:
-        raise _not_found(path) from None
-    except IsADirectoryError:
-        raise UserError(f'"{path}" is a folder; expected a recipe file', exit_code=2) from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f'"{path}" cannot be read: {reason}', exit_code=2) from None
-    if content is None:
-        message = f'"{path}" is larger than {_MOST_BYTES:,} bytes; expected a recipe file'
-        raise UserError(message, hint="data files are named in the recipe", exit_code=2)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        before = content[: error.start]
-        line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
-        found = f"column {column} holds the byte 0x{content[error.start]:02X}"
-        message = f"{path}:{line}: not UTF-8 text: {found}"
-    raise UserError(message, hint="save the file with the encoding UTF-8", exit_code=2)
-
-
-def _not_found(path: Path) -> UserError:
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        return UserError(f'"{path}" does not exist, nor does its folder', exit_code=2)
-    recipes = sorted(name for name in names_in(folder) if name.endswith((".yaml", ".yml")))
-    close = nearest(path.name, recipes)
-    if close:
-        hint = f"did you mean {path.with_name(close)}?"
-    else:
-        hint = f"recipes there: {', '.join(recipes[:10]) or 'none'}"
-    return UserError(f'"{path}" does not exist', hint=hint, exit_code=2)
-
-
 def _mapping_of(document: Document, origin: Origin) -> dict[str, Any]:
     """The top of a document; raises where there is none or it is not a mapping."""
     if not isinstance(document.value, dict):
@@ -138,17 +102,6 @@ def _mapping_of(document: Document, origin: Origin) -> dict[str, Any]:
         raise_faults(document.faults or [Fault(where, (), message)], hint=_HINT)
     value: dict[str, Any] = document.value
     return value
-
-
-def _spell_out(given: dict[str, Any], origins: Origins) -> None:
-    """Replaces text by the mapping that it stands for: `data: a.jsonl` by `data: {path: ...}`."""
-    for path, shape, value in list(walk(given, recipe_shape())):
-        if not isinstance(value, str):
-            continue
-        key = meant(shape, {}).get("shorthand")
-        if key:
-            value_at(path[:-1], given)[path[-1]] = {key: value}
-            origins[(*path, key)] = origin_of(path, origins)
 
 
 def _check(
@@ -168,12 +121,15 @@ def _check(
     missing = find_places(expanded, given, origins, folder)
     missing = [] if begun else missing
     faulty = {fault.path for fault in [*faults, *unset]}
-    faults += [*unset, *(fault for fault in missing if fault.path not in faulty)]
-    recipe, wrong = _validate(expanded, given)
-    faulty = {fault.path for fault in faults}
+    found = [*unset, *(fault for fault in missing if fault.path not in faulty)]
+    recipe, wrong = validate(expanded, given)
+    faulty |= {fault.path for fault in found}
     for path, message in wrong.items():
         if path not in faulty:
-            faults.append(Fault(origin_of(path, origins), path, message))
+            found.append(Fault(origin_of(path, origins), path, message))
+    for fault in found:
+        if not _is_told(fault, faults):
+            faults.append(fault)
     raise_faults(faults, hint=_HINT)
     assert recipe is not None, "a recipe without faults is valid"
     resolved = _resolve(recipe, given)
@@ -181,32 +137,12 @@ def _check(
     return LoadedRecipe(recipe, text, resolved, named, folder)
 
 
-def _validate(expanded: dict[str, Any], given: object) -> tuple[Recipe | None, dict[KeyPath, str]]:
-    """The recipe, or the messages of all faults.
-
-    pydantic leaves out the rules across fields while a field is faulty; so what is faulty is mended
-    and the rest is judged again, until nothing new comes to light.
-    """
-    trial = copy.deepcopy(expanded)
-    found: dict[KeyPath, str] = {}
-    for _ in range(_MOST_ROUNDS):
-        try:
-            recipe = Recipe.model_validate(trial)
-        except ValidationError as error:
-            errors = error.errors(include_url=False, include_input=False)
-        else:
-            return (None if found else recipe), found
-        new = {
-            path: message
-            for path, message in messages_of(errors, given).items()
-            if path not in found
-        }
-        if not new:
-            break
-        found |= new
-        for path in new:
-            mend(path, trial)
-    return None, found
+def _is_told(fault: Fault, faults: Sequence[Fault]) -> bool:
+    """True where the fault has been found in the place that its value was inherited from."""
+    alike = [other for other in faults if other.message == fault.message]
+    if fault.origin.inherited:
+        return any(str(other.origin) == str(fault.origin) for other in alike)
+    return any(other.path == fault.path[3:] for other in alike)  # a profile's paths begin there
 
 
 def _resolve(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:

@@ -96,14 +96,17 @@ def _stage_path(method: str, rest: list[str | int], recipe: dict[str, Any]) -> K
     return ("stages", found[0], method, *rest)
 
 
-def _stages_there(stages: Sequence[object]) -> str:
-    """`the recipe has pretrain, sft[0], sft[1]`: each stage by the name that addresses it."""
+def stage_names(stages: Sequence[object]) -> list[str]:
+    """Each stage by the name that addresses it: pretrain, sft[0], sft[1]."""
     methods = [next(iter(stage)) for stage in stages if isinstance(stage, dict) and stage]
-    names = [
+    return [
         f"{method}[{methods[:index].count(method)}]" if methods.count(method) > 1 else method
         for index, method in enumerate(methods)
     ]
-    return f"the recipe has {', '.join(names) or 'none'}"
+
+
+def _stages_there(stages: Sequence[object]) -> str:
+    return f"the recipe has {', '.join(stage_names(stages)) or 'none'}"
 
 
 def _set(

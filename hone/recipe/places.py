@@ -19,7 +19,7 @@ from hone.recipe.shape import place_words, recipe_shape, value_at, walk
 _DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 _PACKED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz", ".zip")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
-_BUILT_IN_TEMPLATES = ("auto", "chatml")
+_BUILT_IN_TEMPLATES = ("auto", "chatml", "alpaca", "llama")
 _MOST_NAMES = 5_000  # names of a folder that are compared with a missing one
 _MOST_LISTED = 5
 _LONGEST_NAME = 255
@@ -53,6 +53,18 @@ def find_places(
             if _looks_like_path(text, kind, folder):
                 _put(recipe, path, str(_join(folder, text)))
     return faults
+
+
+def rebase(recipe: dict[str, Any], folder: Path, written: str) -> None:
+    """Relative paths that exist in `folder` become those of the place where `written` names it."""
+    for path, kind in list(_marked(recipe)):
+        text = value_at(path, recipe)
+        if _is_rooted(text) or has_variable(text):
+            continue
+        if kind == "template" and text in _BUILT_IN_TEMPLATES:
+            continue
+        if _find(text, [folder]) is not None:
+            _put(recipe, path, os.path.join(written, text))
 
 
 def _marked(recipe: object) -> Iterator[tuple[KeyPath, str]]:

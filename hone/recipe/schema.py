@@ -9,6 +9,8 @@ from the JSON Schema of this tree, so a constraint belongs into a field's type w
 """
 
 import os
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -125,6 +127,18 @@ class Columns(Node):
     """What the model is to answer: text, or a list of messages."""
     messages: str = "messages"
     """A conversation: a list of {role, content}."""
+    conversations: str = "conversations"
+    """A conversation: a list of {from, value}, as ShareGPT has them."""
+    instruction: str = "instruction"
+    """What is asked."""
+    input: str = "input"
+    """What the instruction is about; may be missing or empty."""
+    output: str = "output"
+    """The answer to an instruction."""
+    system: str | None = "system"
+    """A system turn's text for a row's conversation, where a row has one; null never reads it."""
+    tools: str | None = "tools"
+    """What may be called in a conversation: a list, or one as JSON text; null never reads it."""
 
 
 class Data(Node):
@@ -133,15 +147,19 @@ class Data(Node):
     shorthand: ClassVar[str | None] = "path"
 
     path: Annotated[str, place("data")]
-    """A file (JSON, JSONL, CSV, Parquet), a folder of such files, or the id of a Hub data set."""
+    """A file (JSON, JSONL, CSV, TSV, Parquet, text), a folder of such files, or the id of a Hub
+    data set."""
     split: str | None = None
     """The split of a Hub data set, `train` when left out; files have none."""
-    format: Literal["auto", "text", "prompt_completion", "messages"] = "auto"
+    format: Literal[
+        "auto", "text", "prompt_completion", "messages", "conversations", "instruction"
+    ] = "auto"
     """How rows are read; `auto` recognises it from the keys of the first row."""
     columns: Columns = Columns()
     """Column names that differ from the usual ones."""
     template: Annotated[str, place("template")] = "auto"
-    """Chat template: `auto` (the tokenizer's own, else ChatML), `chatml`, or a Jinja file."""
+    """Chat template: `auto` (the tokenizer's own, else ChatML), `chatml`, `alpaca`, `llama`, or a
+    Jinja file."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What happens at a row that cannot be read: stop and name it, or skip and count it."""
 
@@ -160,26 +178,63 @@ class Data(Node):
         return {cls.shorthand: value} if isinstance(value, str) else value
 
 
+def listed(data: Data | Sequence[Data] | None) -> list[Data]:
+    """One source, several or none as a list."""
+    if data is None or isinstance(data, Data):
+        return [data] if data else []
+    return list(data)
+
+
+class MixedData(Data):
+    """One of several data sets of a stage."""
+
+    weight: PositiveFloat | None = None
+    """Its part of the samples of an epoch, in proportion to the other weights; without weights
+    every sample of all sets comes once."""
+
+
+class EarlyStopping(Node):
+    """End a stage when its held-out samples say that it gains no more."""
+
+    metric: Literal["loss", "accuracy"] = "loss"
+    """What is watched: held-out `loss`, or `accuracy`, the share of tokens that are the likeliest.
+    It also decides which checkpoint is the best."""
+    patience: PositiveInt = 3
+    """Evaluations in a row without a gain after which training ends."""
+    min_change: Annotated[float, Field(ge=0)] = 0.0
+    """A gain is a change for the better by more than this."""
+    restore_best: bool = True
+    """The result has the weights of the best evaluation, not the last ones."""
+
+
 class Evaluation(Node):
     """Held-out loss during training."""
 
     alternatives: ClassVar[tuple[str, ...]] = ("share", "data")
 
     share: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of the samples that is held out of training, drawn from the recipe's seed."""
-    data: Data | None = None
-    """Data of its own instead of a share; with the training data's template if it names none."""
+    """Share of the samples that is held out of training, of each data set, drawn from the seed."""
+    data: Data | Annotated[list[Data], Field(min_length=1)] | None = None
+    """Data of its own instead of a share, one source or a list; with the training data's template
+    if it names none."""
     every: PositiveInt = 50
     """Steps between evaluations; the last step is always evaluated."""
     before: bool = True
     """Also evaluate before step 1, so that the change can be seen."""
     samples: PositiveInt | None = None
     """Evaluate on at most so many held-out samples (the first ones of the seed's order)."""
+    early_stopping: EarlyStopping | None = None
+    """End the stage when held-out samples say that it gains no more; never when left out."""
 
     @model_validator(mode="after")
     def one_source(self) -> "Evaluation":
         check_exactly_one(self)
         return self
+
+    @property
+    def data_sets(self) -> list[Data]:
+        """The sources of its own."""
+        return listed(self.data)
 
 
 class Lora(Node):
@@ -250,13 +305,33 @@ class SGD(Node):
 Optimizer = Annotated[AdamW | SGD, Field(discriminator="type"), type_left_out("adamw")]
 
 
+class WarmUp(Node):
+    """Steps of linear warm-up, and fewer in a short stage."""
+
+    steps: Annotated[int, Field(ge=0)]
+    """Steps of linear warm-up."""
+    at_most: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """The largest share of the stage's steps that they may be."""
+
+
 class Checkpoint(Node):
     """What is kept on the way."""
 
     every: PositiveInt = 50
     """Steps between checkpoints; at most so many steps of work can be lost."""
     keep: PositiveInt = 2
-    """The newest so many are kept; the best by evaluation loss is kept besides."""
+    """The newest so many are kept; the best by evaluation is kept besides."""
+    keep_every: PositiveInt | None = None
+    """Also keep those of every so many steps, a multiple of `every`, for good."""
+
+    @model_validator(mode="after")
+    def kept_ones_are_saved(self) -> "Checkpoint":
+        if self.keep_every is not None and self.keep_every % self.every:
+            raise ValueError(
+                f"`keep_every` is {self.keep_every} and `every` is {self.every}: expected a "
+                "multiple of it, because only what is saved can be kept"
+            )
+        return self
 
 
 class TrainingStage(Node):
@@ -264,8 +339,10 @@ class TrainingStage(Node):
 
     alternatives: ClassVar[tuple[str, ...]] = ("epochs", "steps")
 
-    data: Data
-    """The training data: a path, or `path` with how to read it."""
+    profile: str | None = None
+    """Where values come from that are not given here: `chat`, `instruction`, `code` or a file."""
+    data: Data | Annotated[list[MixedData], Field(min_length=1)]
+    """The training data: a path, or `path` with how to read it, or a list of several of these."""
     evaluation: Evaluation | None = None
     """Held-out loss during training; none when left out."""
     batch: BatchSize = BatchSize(samples=16)
@@ -278,16 +355,16 @@ class TrainingStage(Node):
     """The highest learning rate, reached after the warm-up."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after the warm-up: to zero at the last step, or not at all."""
-    warmup: Annotated[int, Field(ge=0)] | Share = 0
-    """Steps of linear warm-up (a whole number) or their share of all steps (below 1)."""
+    warmup: Annotated[int, Field(ge=0)] | Share | WarmUp = 0
+    """Steps of linear warm-up (a whole number), their share of all steps (below 1), or both."""
     optimizer: Optimizer = AdamW()
     """The rule that turns gradients into updates."""
     max_grad_norm: PositiveFloat | None = 1.0
     """Gradients are scaled down to this norm; null leaves them as they are."""
     max_tokens: PositiveInt = 2048
     """The longest sample, in tokens."""
-    overlong: Literal["keep_start", "keep_end", "drop"] = "keep_start"
-    """What happens to longer samples."""
+    overlong: Literal["keep_start", "keep_end", "drop", "split"] = "keep_start"
+    """What happens to longer samples; `split` makes several (of conversations, between turns)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of frozen weights and arithmetic; `auto` goes by the device and is printed."""
     gradient_checkpointing: bool = False
@@ -298,6 +375,34 @@ class TrainingStage(Node):
     """Tokens computed at once; left out, it follows from the model and the machine's memory."""
     checkpoint: Checkpoint = Checkpoint()
     """How often the state is saved, and how many of the saved states stay."""
+    max_skipped_steps: Annotated[int, Field(ge=0)] = 3
+    """A step whose loss or gradient is not finite makes no update; more in a row end the stage."""
+
+    @field_validator("data")
+    @classmethod
+    def weights_of_all(cls, data: Data | list[MixedData]) -> Data | list[MixedData]:
+        """Weights only say something about each other."""
+        weights = [each.weight for each in data] if isinstance(data, list) else []
+        without = [index for index, weight in enumerate(weights) if weight is None]
+        if weights and not without and len(weights) == 1:
+            raise ValueError("`weight` has no effect on a single data set; leave it out")
+        if without and len(without) < len(weights):
+            raise ValueError(
+                f"expected a `weight` of every data set or of none, found none of "
+                f"data[{without[0]}]"
+            )
+        return data
+
+    @property
+    def data_sets(self) -> list[Data]:
+        """The sources of the training data."""
+        return listed(self.data)
+
+    @property
+    def weights(self) -> list[float] | None:
+        """The weights of the sources, None where every sample comes once an epoch."""
+        weights = [getattr(each, "weight", None) for each in self.data_sets]
+        return [float(weight) for weight in weights if weight is not None] or None
 
     @model_validator(mode="after")
     def one_length(self) -> "TrainingStage":
@@ -306,7 +411,8 @@ class TrainingStage(Node):
         if self.steps is not None and isinstance(self.warmup, int) and self.warmup >= self.steps:
             raise ValueError(
                 f"`warmup` is {self.warmup} steps and the stage has {self.steps}: "
-                "expected fewer, so that something is trained at the full rate"
+                "expected fewer, so that something is trained at the full rate, "
+                f"or {{steps: {self.warmup}, at_most: 0.1}}, which is cut where it must be"
             )
         return self
 
@@ -427,6 +533,39 @@ Tracker = Annotated[
 ]
 
 
+SIZE_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def size_bytes(text: str) -> int:
+    """Bytes of a size as it is written in a recipe, `8GB` or `500 MiB`; raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([a-z]+)", text.strip().lower())
+    if not found or found[2] not in SIZE_UNITS:
+        raise ValueError("expected a number with a unit (KB, MB, GB, KiB, MiB, GiB), such as 8GB")
+    return int(float(found[1]) * SIZE_UNITS[found[2]])
+
+
+class Memory(Node):
+    """What a run may hold in memory."""
+
+    shorthand: ClassVar[str | None] = "limit"
+
+    limit: str
+    """The most memory, such as 8GB. What needs more is done in smaller pieces, or is an error;
+    neither the machine nor other programs get into trouble."""
+
+    @field_validator("limit")
+    @classmethod
+    def is_a_size(cls, limit: str) -> str:
+        size_bytes(limit)
+        return limit
+
+    @model_validator(mode="before")
+    @classmethod
+    def from_limit(cls, value: object) -> object:
+        """A bare size stands for `{limit: ...}`."""
+        return {"limit": value} if isinstance(value, str) else value
+
+
 class Recipe(Node):
     """A base model, data, and the stages that make one into the other."""
 
@@ -438,6 +577,8 @@ class Recipe(Node):
     """Where the model runs; `auto` takes an accelerator when there is one."""
     threads: PositiveInt | None = None
     """CPU threads; left out, the number of cores at the start, kept for the whole run."""
+    memory: Memory | None = None
+    """The most memory the run may hold; left out, all that the machine has."""
     stages: Annotated[list[Stage], Field(min_length=1)]
     """What is done, in order; each stage starts from the result of the one before."""
     trackers: list[Tracker] = []

@@ -18,7 +18,7 @@ _PLACES = {
     "model": "a folder or Hub id",
     "tokenizer": "a folder or Hub id",
     "data": "a file, folder or data set id",
-    "template": '"auto", "chatml" or a Jinja file',
+    "template": '"auto", "chatml", "alpaca", "llama" or a Jinja file',
 }
 
 
@@ -169,6 +169,8 @@ def _expected_list(branch: Shape) -> str:
     items = branches(branch.get("items", {}))
     if items and all(item.get("shorthand") == "type" for item in items):
         return f"a list of {', '.join(str(type_name(item)) for item in items)}"
+    if items and "shorthand" in items[0]:
+        return "a list of these"
     if items and items[0].get("type") == "object":
         keys = ", ".join(items[0]["properties"])
         return f'a list, each item a mapping after "- " with one of {keys}'
@@ -177,7 +179,8 @@ def _expected_list(branch: Shape) -> str:
 
 def example(shape: Shape) -> Any:
     """The smallest value of this shape: what stands for a faulty one while the rest is checked."""
-    branch = branches(shape)[-1]
+    members = branches(shape)
+    branch = next((member for member in members if "shorthand" in member), members[-1])
     if branch.get("type") == "object":
         required = branch.get("required", [])
         return {key: example(branch["properties"][key]) for key in required}

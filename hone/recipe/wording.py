@@ -177,6 +177,9 @@ def _unknown_key(path: KeyPath, given: object) -> str:
             return (
                 f'{start} with type "{type_name(here)}"; it belongs to type "{type_name(branch)}"'
             )
+        of_items = meant(branch.get("items", {}), {}) if "items" in branch else {}
+        if wished in of_items.get("properties", {}):
+            return f"{start}; it belongs to the items of a list"
     if close := nearest(key[:100], keys):
         return f'{start}; did you mean "{close}"?'
     if below := _find_below(wished, here):

@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from hone.files import append_line
+from hone.files import append_line, room_permitting
 from hone.metrics import Row
 
 LINES_EVERY_S = 10.0  # between lines where the console is no terminal
@@ -59,11 +59,16 @@ class StageProgress:
         """Show `done` of `total` units."""
         self.bar.update(self.task, completed=done, total=total or self.total)
 
+    def write_log(self, text: str) -> None:
+        """A line for the log alone, where the disk has room for it."""
+        if self.log:
+            with room_permitting():
+                append_line(self.log, text)
+
     def say(self, text: str) -> None:
         """A line for the person and the log."""
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
-        if self.log:
-            append_line(self.log, text)
+        self.write_log(text)
 
     def step(self, row: Row) -> None:
         """Show a row of metrics; evaluations always get a line of their own."""
@@ -73,8 +78,7 @@ class StageProgress:
         text = f"loss {row['loss']:.4f}  {row['tokens_per_s']:,.0f} tokens/s"
         self.bar.update(self.task, completed=row["step"], text=text)
         line = f"{self.title} step {row['step']}/{self.total}: {text}"
-        if self.log:
-            append_line(self.log, line)
+        self.write_log(line)
         now = time.monotonic()
         last = row["step"] == self.total
         if not self.console.is_terminal and (last or now - self.shown_at >= LINES_EVERY_S):

@@ -6,6 +6,8 @@ finished are passed over, so that calling `run_recipe` again is resuming.
 
 import datetime
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hone.adapters import choose_targets
 from hone.checkpoints import find_fault, write_folder
-from hone.data.chat import Renderer
+from hone.data.joined import Joined
 from hone.data.prepared import Prepared, default_cache_folder
 from hone.data.tokenizer_texts import texts_of, tokenizer_key
 from hone.data.tokenizer_training import train_tokenizer
@@ -30,19 +32,26 @@ from hone.device import (
 )
 from hone.errors import UserError
 from hone.hub import find_model
+from hone.memory import in_words, is_out_of_memory, use_memory_limit
 from hone.models import first_line, load_tokenizer, new_model, save_model
+from hone.optim import describe_cut_warmup
 from hone.recipe.load import LoadedRecipe
-from hone.recipe.schema import Lora, NewModel, Recipe, TrainedTokenizer
+from hone.recipe.schema import Data, Lora, NewModel, Recipe, TrainedTokenizer
 from hone.runs import Run
 from hone.sampling import Artifact, load_artifact
-from hone.stages.start import Start
-from hone.stages.supervised import (
-    SupervisedStage,
-    adapter_of,
-    held_out_data,
+from hone.stages.data import (
+    describe_repeats,
+    describe_sets,
     prepare_data,
+    prepare_sources,
+    prepare_training,
+    result_template,
     split_data,
 )
+from hone.stages.progress import StageProgress
+from hone.stages.start import Start
+from hone.stages.supervised import SupervisedStage, adapter_of
+from hone.stages.surroundings import lock_device
 from hone.trackers import check_trackers
 from hone.trackers.supervise import tracked
 
@@ -56,16 +65,23 @@ class Finding:
     hint: str | None = None
 
 
-def run_recipe(run: Run, *, console: Console) -> None:
+def run_recipe(run: Run, *, console: Console, until: tuple[int, int] | None = None) -> None:
     """Do all stages that are not finished. Raises UserError and StopRequested; the caller owns the
     run's state.
+
+    until: (stage from 1, step) after which StepReached is raised.
     """
     quieten_libraries()
     recipe = run.loaded_recipe().recipe
     lock_surroundings(run, recipe)
     device = choose_device(recipe.device)
     make_deterministic(device)
-    with tracked(run, recipe.trackers, console):
+    for change in lock_device(run, recipe, device):
+        run.event("device_changed", change=change)
+        message = f"warning: the result may differ, the device has changed: {change}"
+        console.print(message, highlight=False, soft_wrap=True, markup=False)
+    # Trackers begin outside: the limit is not theirs.
+    with tracked(run, recipe.trackers, console), memory_limit(recipe, device):
         start = prepare_base(run, recipe, console)
         for index, stage in enumerate(recipe.stages):
             result = run.stage_folder(index, stage.method) / "model"
@@ -73,7 +89,25 @@ def run_recipe(run: Run, *, console: Console) -> None:
                 start = Start.at(str(result))
                 continue
             run.event("stage", stage=index + 1, method=stage.method)
-            start = SupervisedStage(run, recipe, index, console).execute(start, device)
+            last_step = until[1] if until and until[0] == index + 1 else None
+            work = SupervisedStage(run, recipe, index, console, last_step)
+            start = work.execute(start, device)
+
+
+@contextmanager
+def memory_limit(recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """Around the work of a run: what does not fit and cannot be cut is the person's to decide."""
+    limit = use_memory_limit(recipe.memory, device)
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"the memory limit of {in_words(limit)} does not suffice: {first_line(error)}",
+            hint="raise `memory: {limit: ...}`, or take a smaller model, or an adapter instead of "
+            "full weights",
+        ) from error
 
 
 def quieten_libraries() -> None:
@@ -90,7 +124,7 @@ def lock_surroundings(run: Run, recipe: Recipe) -> None:
     """Threads and date of the first attempt hold for all later ones."""
     locked = run.read_lock_json()
     threads = locked.get("threads") or recipe.threads or count_cores()
-    date = locked.get("date") or datetime.date.today().isoformat()
+    date = locked.get("date") or today()
     if (locked.get("threads"), locked.get("date")) != (threads, date):
         run.update_lock_json({"threads": threads, "date": date})
     use_threads(threads)
@@ -135,17 +169,68 @@ def base_tokenizer(model: NewModel | str) -> PreTrainedTokenizerBase:
     return load_tokenizer(str(folder))
 
 
-def prepare_stage(loaded: LoadedRecipe, index: int) -> tuple[Prepared, PreTrainedTokenizerBase]:
-    """The tokenised data of a stage as a run would see it today."""
-    quieten_libraries()
+def stage_tokenizer(loaded: LoadedRecipe, index: int) -> PreTrainedTokenizerBase:
+    """The tokenizer of a stage, with the chat template that the stages before it leave."""
     recipe = loaded.recipe
-    settings = recipe.stages[index].settings
     tokenizer = base_tokenizer(recipe.model)
     for before in recipe.stages[:index]:  # each stage saves its template with its result
-        template = Renderer(tokenizer, before.settings.data.template).template
-        tokenizer.chat_template = template
-    today = datetime.date.today().isoformat()
-    return prepare_data(settings, settings.data, tokenizer, date=today), tokenizer
+        tokenizer.chat_template = result_template(before.settings, tokenizer, date=today())
+    return tokenizer
+
+
+def prepare_stage(loaded: LoadedRecipe, index: int) -> tuple[Joined, PreTrainedTokenizerBase]:
+    """The tokenised data of a stage as a run would see it today."""
+    quieten_libraries()
+    tokenizer = stage_tokenizer(loaded, index)
+    settings = loaded.recipe.stages[index].settings
+    return prepare_training(settings, tokenizer, date=today()), tokenizer
+
+
+@dataclass(frozen=True)
+class PreparedSource:
+    """A data set of a stage. name: `data`, `data[1]`, `evaluation`. made: it was tokenised now."""
+
+    stage: str
+    name: str
+    data: Data
+    prepared: Prepared
+    made: bool
+
+
+def prepare_recipe(loaded: LoadedRecipe, console: Console) -> list[PreparedSource]:
+    """Tokenise the data of all stages into the cache, with a progress bar for each set."""
+    quieten_libraries()
+    found: list[PreparedSource] = []
+    for index in range(len(loaded.recipe.stages)):
+        found += _prepare_with_bars(loaded, index, console)
+    return found
+
+
+def _prepare_with_bars(loaded: LoadedRecipe, index: int, console: Console) -> list[PreparedSource]:
+    stage = loaded.recipe.stages[index]
+    title = f"{index + 1} {stage.method}"
+    tokenizer = stage_tokenizer(loaded, index)
+    found: list[PreparedSource] = []
+
+    def prepare_one(name: str, data: Data) -> Prepared:
+        batches: list[int] = []
+        with StageProgress(console, None, f"{title} {name}", None) as bar:
+
+            def advance(done: int, total: int | None) -> None:
+                batches.append(done)
+                bar.advance_to(done, total)
+
+            prepared = prepare_data(stage.settings, data, tokenizer, date=today(), progress=advance)
+        found.append(PreparedSource(title, name, data, prepared, made=bool(batches)))
+        return prepared
+
+    prepare_sources(stage.settings, prepare_one)
+    return found
+
+
+def today() -> str:
+    """The date that templates print: YYYY-MM-DD."""
+    return datetime.date.today().isoformat()
 
 
 def check_recipe(loaded: LoadedRecipe) -> list[Finding]:
@@ -172,27 +257,31 @@ def check_recipe(loaded: LoadedRecipe) -> list[Finding]:
         return findings
     for index, stage in enumerate(recipe.stages):
         found = attempt(lambda index=index: check_stage(loaded, index))
-        if isinstance(found, str):
-            findings.append(Finding("note", f"stage {index + 1} {stage.method}: {found}"))
+        if isinstance(found, list):
+            findings += [
+                Finding("note", f"stage {index + 1} {stage.method}: {line}") for line in found
+            ]
     return findings
 
 
-def check_stage(loaded: LoadedRecipe, index: int) -> str:
-    """Prepare a stage's data and count its steps; returns the counts in words."""
+def check_stage(loaded: LoadedRecipe, index: int) -> list[str]:
+    """Prepare a stage's data and count its steps; returns what was found, line by line."""
     settings = loaded.recipe.stages[index].settings
-    prepared, tokenizer = prepare_stage(loaded, index)
-    evaluation = None
-    if (held_out := held_out_data(settings)) is not None:
-        today = datetime.date.today().isoformat()
-        evaluation = prepare_data(settings, held_out, tokenizer, date=today)
-    data = split_data(settings, prepared, evaluation, loaded.recipe.seed, index)
+    tokenizer = stage_tokenizer(loaded, index)
+    prepared, held_out = prepare_sources(
+        settings, lambda _, data: prepare_data(settings, data, tokenizer, date=today())
+    )
+    data = split_data(settings, prepared, held_out, loaded.recipe.seed, index)
     counts = prepared.report
     left_out = counts["dropped_overlong"] + counts["dropped_untrained"] + counts["skipped_rows"]
-    return (
+    return [
         f"{counts['samples']:,} samples, {counts['tokens']:,} tokens, "
         f"{counts['trained_tokens']:,} trained, {counts['truncated']:,} truncated, "
-        f"{left_out:,} left out, {len(data.held_out):,} held out, {data.total_steps:,} steps"
-    )
+        f"{left_out:,} left out, {len(data.held_out):,} held out, {data.total_steps:,} steps",
+        *describe_sets(settings, data),
+        *describe_repeats(data),
+        *filter(None, [describe_cut_warmup(settings, data.total_steps)]),
+    ]
 
 
 def check_model(recipe: Recipe) -> None:

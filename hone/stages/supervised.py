@@ -1,67 +1,47 @@
 """The stages `pretrain` and `sft`: prepared samples, the model, `fit`, the saved result."""
 
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from transformers import GenerationConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from hone.checkpoints import CheckpointState, write_folder
-from hone.data.prepare import prepare
-from hone.data.prepared import Prepared, open_prepared, split_held_out
+from hone.checkpoints import CheckpointState, write_folder, write_making_room
+from hone.data.joined import Joined
+from hone.data.prepared import Prepared, open_prepared
 from hone.device import choose_precision
+from hone.early_stopping import restore_best
 from hone.errors import UserError
-from hone.fit import Training, find_start, fit, restore
+from hone.files import append_line, is_disk_full, room_permitting
+from hone.fit import find_start, fit, restore
+from hone.forecast import check_disk
 from hone.losses import LOSSES
 from hone.metrics import Row
 from hone.models import choose_token_budget, save_model
-from hone.optim import make_optimizer, warmup_steps
-from hone.recipe.schema import Data, Evaluation, Full, Lora, Recipe, Sft, TrainingStage
-from hone.records import Sample
+from hone.optim import describe_cut_warmup, make_optimizer
+from hone.recipe.schema import Data, Full, Lora, Recipe, Sft, TrainingStage
 from hone.runs import Run
 from hone.sampling import Rendering
-from hone.seeds import Indices, Order
+from hone.signals import StepReached
+from hone.stages.data import (
+    StageData,
+    describe_repeats,
+    describe_sets,
+    prepare_data,
+    prepare_sources,
+    split_data,
+)
 from hone.stages.progress import StageProgress
 from hone.stages.start import Start, build_model, check_sizes, open_tokenizer
+from hone.stages.surroundings import lock_base
+from hone.training import Training
 
 STATUS_EVERY_S = 1.0
-
-
-@dataclass(frozen=True)
-class SampleView(Sequence[Sample]):
-    """Some samples of the prepared data, read from disk when they are asked for."""
-
-    prepared: Prepared
-    indices: Indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> "SampleView": ...
-    def __getitem__(self, index: int | slice) -> "Sample | SampleView":
-        if isinstance(index, slice):
-            return SampleView(self.prepared, self.indices[index])
-        return self.prepared.sample(int(self.indices[index]))
-
-
-@dataclass(frozen=True)
-class StageData:
-    """A stage's training and held-out samples. order: which training samples each step has."""
-
-    prepared: Prepared
-    training: SampleView
-    held_out: Sequence[Sample]
-    order: Order
-    total_steps: int
 
 
 def adapter_of(settings: TrainingStage) -> Lora | Full:
@@ -69,60 +49,12 @@ def adapter_of(settings: TrainingStage) -> Lora | Full:
     return settings.adapter if isinstance(settings, Sft) else Full()
 
 
-def held_out_data(settings: TrainingStage) -> Data | None:
-    """The source of held-out samples, if they have one of their own; rendered as the training data
-    unless it names a template.
-    """
-    data = settings.evaluation.data if settings.evaluation else None
-    if data is None or data.template != "auto":
-        return data
-    return data.model_copy(update={"template": settings.data.template})
-
-
-def prepare_data(
-    settings: TrainingStage,
-    data: Data,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    date: str,
-    progress: Any = None,
-) -> Prepared:
-    """Tokenise a stage's data, or open the cache of an earlier time."""
-    return prepare(
-        data,
-        tokenizer,
-        max_tokens=settings.max_tokens,
-        overlong=settings.overlong,
-        train_on=settings.train_on if isinstance(settings, Sft) else "all",
-        progress=progress,
-        date=date,
-    )
-
-
-def split_data(
-    settings: TrainingStage, prepared: Prepared, evaluation: Prepared | None, seed: int, stage: int
-) -> StageData:
-    """Training samples with their order, held-out samples, and the number of steps."""
-    everything = np.arange(len(prepared), dtype=np.int64)
-    asked = settings.evaluation
-    training, held_out = everything, SampleView(prepared, everything[:0])
-    if asked and asked.share is not None:
-        training, drawn = split_held_out(prepared, asked.share, seed)
-        held_out = SampleView(prepared, drawn)
-    elif evaluation is not None:
-        held_out = SampleView(evaluation, np.arange(len(evaluation), dtype=np.int64))
-    if asked and asked.samples is not None:
-        held_out = held_out[: asked.samples]
-    order = Order(prepared.lengths[training], settings.batch, seed, stage)
-    steps = settings.steps or order.count_steps(settings.epochs or 1.0)
-    warmup_steps(settings, steps)
-    return StageData(prepared, SampleView(prepared, training), held_out, order, steps)
-
-
 class SupervisedStage:
     """One stage of a run while it works: its place, its settings and what it tells the person."""
 
-    def __init__(self, run: Run, recipe: Recipe, index: int, console: Console) -> None:
+    def __init__(
+        self, run: Run, recipe: Recipe, index: int, console: Console, last_step: int | None = None
+    ) -> None:
         self.run = run
         self.recipe = recipe
         self.index = index
@@ -131,6 +63,7 @@ class SupervisedStage:
         self.title = f"{index + 1} {self.method}"
         self.folder = run.stage_folder(index, self.method)
         self.console = console
+        self.last_step = last_step
         self.status_at = 0.0
 
     def execute(self, start: Start, device: torch.device) -> Start:
@@ -140,6 +73,8 @@ class SupervisedStage:
         data = self.open_data(tokenizer)
         training, state = self.make_training(start, data, device)
         check_sizes(training.model, tokenizer)
+        if self.index == 0:
+            lock_base(self.run, self.recipe, start)
         log = self.folder / "log.txt"
         with StageProgress(self.console, log, self.title, data.total_steps) as progress:
             self.describe(progress, training, data, state)
@@ -147,18 +82,21 @@ class SupervisedStage:
             def report(row: Row) -> None:
                 progress.step(row)
                 self.write_status(row, data.total_steps)
+                if "split" not in row and row["step"] == self.last_step:
+                    raise StepReached(row["step"])
 
             training.report = report
             progress.advance_to(state.step)
-            fit(training, state)
-            self.save_result(training, data.prepared, tokenizer)
+            state = fit(training, state)
+            self.describe_end(progress, training, state)
+            self.save_result(training, state, data.prepared, tokenizer)
         return Start.at(str(self.folder / "model"))
 
     def open_data(self, tokenizer: PreTrainedTokenizerBase) -> StageData:
         """The stage's data: of the cache a resumed run began with, or prepared now."""
-        prepared = self.open_source("data", self.settings.data, tokenizer)
-        asked = held_out_data(self.settings)
-        held_out = self.open_source("evaluation", asked, tokenizer) if asked else None
+        prepared, held_out = prepare_sources(
+            self.settings, lambda name, data: self.open_source(name, data, tokenizer)
+        )
         return split_data(self.settings, prepared, held_out, self.recipe.seed, self.index)
 
     def open_source(self, name: str, data: Data, tokenizer: PreTrainedTokenizerBase) -> Prepared:
@@ -178,10 +116,10 @@ class SupervisedStage:
             )
         if locked and locked["key"] != prepared.key:
             raise UserError(
-                f"`{data.path}` has changed since the run `{self.run.name}` began, "
-                "so resuming could not be exact",
-                hint="put the file back as it was, or start a new run: hone run "
-                f"{self.run.path / 'recipe.yaml'}",
+                f"{name} of stage {self.index + 1}: `{data.path}` gives other samples than when "
+                f"the run `{self.run.name}` began, so resuming could not be exact",
+                hint="put file, template, tokenizer and versions back as they were, or start a new "
+                "run",
             )
         self.lock({name: {"key": prepared.key, "sources": prepared.sources}})
         return prepared
@@ -227,9 +165,12 @@ class SupervisedStage:
             samples_of=lambda step: [data.training[int(i)] for i in data.order.samples_of(step)],
             held_out=data.held_out,
             token_budget=budget,
-            report=lambda row: None,
             epoch_of=data.order.epoch_of,
+            warn=self.warn,
             conceal=self.run.conceal,
+            place_of=data.place_of,
+            smaller_budgets=[(step, tokens) for step, tokens in locked.get("smaller_budgets", [])],
+            keep_budgets=lambda budgets: self.lock({"smaller_budgets": [list(b) for b in budgets]}),
         )
         if checkpoint is None:
             return training, CheckpointState(step=0, evaluated=False)
@@ -244,7 +185,10 @@ class SupervisedStage:
         total = sum(p.numel() for p in model.module.parameters())
         dropped = {
             name: report[name]
-            for name in ("truncated", "dropped_overlong", "dropped_untrained", "skipped_rows")
+            for name in (
+                *("truncated", "split_turns", "split_overlong"),
+                *("dropped_overlong", "dropped_untrained", "skipped_rows"),
+            )
             if report[name]
         }
         counted = "".join(
@@ -255,15 +199,36 @@ class SupervisedStage:
         for line in (
             f"{len(data.training):,} samples, {len(data.held_out):,} held out, "
             f"{report['trained_tokens']:,} of {report['tokens']:,} tokens trained{counted}",
+            *describe_sets(training.settings, data),
+            *describe_repeats(data),
             f"{trained:,} of {total:,} parameters trained on {model.device.type}",
             f"precision {compute}: {model.precision.reason}",
             f"layout {model.layout}{reason}, {training.token_budget:,} tokens at once",
+            str(check_disk(training)),
+            describe_cut_warmup(self.settings, data.total_steps),
             f"step {state.step} of {data.total_steps}",
         ):
-            progress.say(f"{self.title}: {line}")
+            if line:
+                progress.say(f"{self.title}: {line}")
+
+    def describe_end(
+        self, progress: StageProgress, training: Training, state: CheckpointState
+    ) -> None:
+        """Say where training ended, if before the last step, and which weights are the result."""
+        if state.stopped_early:
+            progress.say(
+                f"{self.title}: ended at step {state.step} of {training.total_steps}, "
+                f"{state.without_gain} evaluations without a gain"
+            )
+        if restored := restore_best(training, state):
+            progress.say(f"{self.title}: the result has the weights of step {restored}, the best")
 
     def save_result(
-        self, training: Training, prepared: Prepared, tokenizer: PreTrainedTokenizerBase
+        self,
+        training: Training,
+        state: CheckpointState,
+        prepared: Joined,
+        tokenizer: PreTrainedTokenizerBase,
     ) -> None:
         """The stage's `model/`: weights or adapter, tokenizer, template, rendering."""
 
@@ -278,7 +243,19 @@ class SupervisedStage:
             config.save_pretrained(folder)
             Rendering(prepared.plain, prepared.template, prepared.date, ends).write(folder)
 
-        write_folder(self.folder / "model", write)
+        try:
+            write_making_room(
+                lambda: write_folder(self.folder / "model", write),
+                training.checkpoints,
+                state.best_step,
+            )
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            raise UserError(
+                f"the result could not be saved, the disk of {self.folder} is full",
+                hint="make room; what was trained is in the newest checkpoint",
+            ) from error
 
     def write_status(self, row: Row, total: int) -> None:
         """The run's status, at most once a second."""
@@ -286,19 +263,22 @@ class SupervisedStage:
         if "split" in row or (now - self.status_at < STATUS_EVERY_S and row["step"] < total):
             return
         self.status_at = now
-        self.run.write_status(
-            "running",
-            stage=self.index + 1,
-            method=self.method,
-            step=row["step"],
-            steps=total,
-            loss=row["loss"],
-        )
+        with room_permitting():
+            self.run.write_status(
+                "running",
+                stage=self.index + 1,
+                method=self.method,
+                step=row["step"],
+                steps=total,
+                loss=row["loss"] if math.isfinite(row["loss"]) else None,
+            )
 
     def warn(self, text: str) -> None:
         """Say something that the person should know, and keep it with the run."""
         self.console.print(f"warning: {text}", highlight=False, soft_wrap=True, markup=False)
-        self.run.event("warning", message=text)
+        with room_permitting():
+            self.run.event("warning", message=text)
+            append_line(self.folder / "log.txt", f"warning: {text}")
 
     def locked(self) -> dict[str, Any]:
         """What this stage has written into lock.json."""
@@ -321,6 +301,3 @@ def sources_unchanged(sources: list[dict[str, Any]]) -> bool:
         if (found.st_size, found.st_mtime_ns) != (source["size"], source["mtime_ns"]):
             return False
     return True
-
-
-__all__ = ["Evaluation", "SupervisedStage", "prepare_data", "split_data"]

@@ -15,8 +15,9 @@ import threading
 import traceback
 from pathlib import Path
 
+from hone.concealing import SHORTEST_CONCEALED
 from hone.files import append_line
-from hone.runs import SHORTEST_CONCEALED, Run
+from hone.runs import Run
 
 POLL_S = 1.0
 SECRET = re.compile(r"(WANDB|MLFLOW|AWS|DATABRICKS)_.*(KEY|TOKEN|PASSWORD|SECRET).*")

@@ -41,8 +41,12 @@ def test_a_dry_run_prints_origins_and_makes_nothing(
     assert origins["steps:"] == "command line"
     assert origins["schedule:"] == "default"
     assert origins["path:"] == "recipe.yaml:4"
+    assert origins["rank:"] == "default"
     assert "acme/secret" not in "\n".join(lines)
     assert not runs.exists()
+    assert invoke([*arguments, "sft.profile=chat"]) == 0
+    rank = next(line for line in capsys.readouterr().out.splitlines() if " rank: 8 " in line)
+    assert rank.endswith("  # profile chat")
     again = tmp_path / "again.yaml"
     again.write_text("\n".join(lines))
     assert invoke(["run", str(again), "--dry-run", "--json"]) == 0

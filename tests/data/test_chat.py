@@ -1,8 +1,6 @@
 """The renderer: exact tokens, exact masks, for every kind of tokenizer and template."""
 
-import importlib.util
 import random
-import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from tests.data.tokenizers import (
     ZEPHYR,
     byte_level,
     shared,
+    shipped,
 )
 
 pytestmark = pytest.mark.quick
@@ -256,7 +255,7 @@ def test_spaces_are_trained_where_they_belong_to_the_completion(
     prompt, completion = border
     renderer = Renderer(shared(name))
     rendered = renderer.render(PromptCompletion(prompt, completion), "completions")
-    ids, trained, straddling = renderer.tokenise([rendered])[0]
+    ids, trained, straddling = renderer.tokenise(rendered)[0]
     (run,) = trained_runs(renderer, ids, trained)
     assert run.endswith(completion + "<|endoftext|>")
     over = run.removesuffix(completion + "<|endoftext|>")
@@ -268,11 +267,11 @@ def test_a_token_across_the_border_is_trained_and_counted() -> None:
     renderer = Renderer(shared("byte_level"))
     assert renderer.tokenizer.tokenize(" the answer")[-1] == "Ġanswer", "the word is one token"
     rendered = renderer.render(PromptCompletion("the ans", "wer"), "completions")
-    ids, trained, straddling = renderer.tokenise([rendered])[0]
+    ids, trained, straddling = renderer.tokenise(rendered)[0]
     assert trained_runs(renderer, ids, trained) == [" answer<|endoftext|>"]
     assert straddling == 1
     apart = renderer.render(PromptCompletion("the", " answer"), "completions")
-    assert renderer.tokenise([apart])[0].straddling == 0
+    assert renderer.tokenise(apart)[0].straddling == 0
 
 
 def test_a_special_token_that_swallows_a_completions_spaces_is_not_trained() -> None:
@@ -305,11 +304,15 @@ LONG = [
 ]
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused_for_them() -> None:
+def test_a_template_that_rewrites_earlier_turns_gives_a_sample_for_each() -> None:
     renderer = Renderer(shared("byte_level"), REASONING)
-    with pytest.raises(RowError, match="message 2 differently") as caught:
+    runs = [
+        trained_runs(renderer, ids, trained)
+        for ids, trained, _ in renderer.samples(Conversation(LONG))
+    ]
+    assert runs == [[THOUGHT + "first<|im_end|>"], [THOUGHT + "second<|im_end|>"]]
+    with pytest.raises(RowError, match="becomes 2 samples where one was asked for"):
         renderer.conversation(LONG)
-    assert "template: chatml" in str(caught.value.hint)
 
 
 def test_a_template_that_rewrites_earlier_turns_still_trains_the_last_one() -> None:
@@ -363,11 +366,7 @@ SHIPPED = {  # templates of known models, as the second implementation ships the
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_templates_of_known_models(name: str) -> None:
-    trl = importlib.util.find_spec("trl")
-    assert trl and trl.origin
-    template = (Path(trl.origin).parent / "chat_templates" / f"{name}.jinja").read_text()
-    special = sorted({*re.findall(r"<\|[A-Za-z_]+\|>|<\w+_of_turn>", template), "<|endoftext|>"})
-    tokenizer = byte_level(chat_tokens=special, begin=True)
+    template, tokenizer = shipped(name)
     renderer = Renderer(tokenizer, template)
     messages = [
         {"role": "system", "content": "Be brief."},
@@ -479,7 +478,7 @@ def test_a_tokenizer_without_offsets_is_refused() -> None:
 def test_many_at_once_are_the_same_as_one_by_one() -> None:
     renderer = make_renderer("llama3")
     examples = [Conversation(messages) for messages in conversations("llama3")]
-    rendered = [renderer.render(example, "completions") for example in examples]
+    rendered = [text for each in examples for text in renderer.render(each, "completions")]
     for tokens, example in zip(renderer.tokenise(rendered), examples, strict=True):
         ids, trained = renderer.conversation(example.messages)
         assert (tokens.ids.tolist(), tokens.trained.tolist()) == (ids.tolist(), trained.tolist())

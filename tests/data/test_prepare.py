@@ -79,6 +79,8 @@ def test_samples_are_what_the_renderer_makes(tmp_path: Path) -> None:
         "tokens": int(prepared.lengths.sum()),
         "trained_tokens": int(prepared.trained.sum()),
         "truncated": 0,
+        "split_turns": 0,
+        "split_overlong": 0,
         "dropped_overlong": 0,
         "dropped_untrained": 0,
         "skipped_rows": 0,
@@ -415,6 +417,22 @@ def test_held_out_samples_are_a_pure_function_of_seed_and_number(tmp_path: Path)
 def test_at_least_one_is_held_out_and_never_all(tmp_path: Path, share: float, count: int) -> None:
     prepared = run(write_rows(tmp_path / "a.jsonl", ROWS))
     assert len(split_held_out(prepared, share, seed=0)[1]) == count
+
+
+def test_the_samples_of_a_row_are_held_out_together(tmp_path: Path) -> None:
+    rows = texts(*("Hello there " * (1 + n % 4) for n in range(40)))
+    prepared = run(write_rows(tmp_path / "a.jsonl", rows), max_tokens=5, overlong="split")
+    numbers = prepared.arrays["rows"]
+    assert len(prepared) > 60
+    for seed in range(5):
+        training, held_out = split_held_out(prepared, 0.3, seed)
+        assert sorted([*training, *held_out]) == list(range(len(prepared)))
+        assert training.tolist() == sorted(training)
+        assert not set(numbers[training]) & set(numbers[held_out])
+        assert len(set(numbers[held_out])) == 12
+    parts = [prepared.part(i) for i in range(len(prepared))]
+    sizes = np.bincount(numbers)[1:]
+    assert parts == [(n + 1, size) for size in sizes for n in range(size)]
 
 
 def test_a_single_sample_cannot_be_divided(tmp_path: Path) -> None:

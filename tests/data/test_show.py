@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
+from hone.data.joined import Joined
 from hone.data.prepare import Prepared, prepare
 from hone.data.show import samples_as_json, show_samples
 from hone.recipe.schema import Data
-from tests.data.tokenizers import shared
+from tests.data.test_tools import TOOLS, conversation
+from tests.data.tokenizers import REASONING, shared, shipped
 
 pytestmark = pytest.mark.quick
 
@@ -44,7 +46,7 @@ def printed(renderable: RenderableType, **options: Any) -> str:
 def test_without_colours_trained_tokens_stand_in_brackets(prepared: Prepared) -> None:
     tokenizer = shared("byte_level")
     assert tokenizer.tokenize("user") == ["u", "s", "er"]
-    text = printed(show_samples(prepared, tokenizer, 1))
+    text = printed(show_samples(Joined((prepared,)), tokenizer, 1))
     numbers = f"{prepared.lengths[0]} tokens, {prepared.trained[0]} trained"
     assert f"sample 0 of 3, {prepared.sources[0]['path']}:1: {numbers}\n" in text
     assert "\n<|im_start|>|u|s|er|↵\n|a| |b|<|im_end|>|↵\n|<|im_start|>|a" in text
@@ -54,17 +56,19 @@ def test_without_colours_trained_tokens_stand_in_brackets(prepared: Prepared) ->
 
 def test_with_colours_trained_tokens_are_green(prepared: Prepared) -> None:
     options: dict[str, Any] = {"force_terminal": True, "color_system": "standard"}
-    text = printed(show_samples(prepared, shared("byte_level"), 1), **options)
+    text = printed(show_samples(Joined((prepared,)), shared("byte_level"), 1), **options)
     assert "[<|im_end|>]" not in text
     green = re.findall("\x1b\\[[0-9;]*32m([^\x1b]*)\x1b", text)
     assert "".join(green) == "Paris<|im_end|>"
-    plain = printed(show_samples(prepared, shared("byte_level"), 1), no_color=True, **options)
+    plain = printed(
+        show_samples(Joined((prepared,)), shared("byte_level"), 1), no_color=True, **options
+    )
     assert "[<|im_end|>]" in plain
 
 
 def test_contents_are_shown_as_they_are(prepared: Prepared) -> None:
     tokenizer = shared("byte_level")
-    text = printed(show_samples(prepared, tokenizer, 1, start=1))
+    text = printed(show_samples(Joined((prepared,)), tokenizer, 1, start=1))
     assert "[bold]I[/bold]" in text.replace("][", ""), "no markup"
     assert "[↵\n]" in text
     assert "\ufffd" not in text, "a part of a character is shown as the vocabulary writes it"
@@ -72,7 +76,7 @@ def test_contents_are_shown_as_they_are(prepared: Prepared) -> None:
 
 
 def test_the_counts_are_shown(prepared: Prepared) -> None:
-    text = printed(show_samples(prepared, shared("byte_level"), 0))
+    text = printed(show_samples(Joined((prepared,)), shared("byte_level"), 0))
     rows = {line.rsplit(maxsplit=1)[0].strip(): line.split()[-1] for line in text.splitlines()}
     assert rows["samples"] == "3"
     assert rows["tokens"] == f"{prepared.report['tokens']:,}"
@@ -83,7 +87,7 @@ def test_the_counts_are_shown(prepared: Prepared) -> None:
 @pytest.mark.parametrize("name", ["byte_level", "sentencepiece", "unigram", "swallowing"])
 def test_the_json_form_holds_every_token(name: str, tmp_path: Path) -> None:
     prepared, tokenizer = prepared_with(name, tmp_path), shared(name)
-    shown = samples_as_json(prepared, tokenizer, 5, start=1)
+    shown = samples_as_json(Joined((prepared,)), tokenizer, 5, start=1)
     assert [each["sample"] for each in shown] == [1, 2]
     assert json.loads(json.dumps(shown)) == shown
     for each in shown:
@@ -94,3 +98,60 @@ def test_the_json_form_holds_every_token(name: str, tmp_path: Path) -> None:
         assert each["text"] == tokenizer.decode(segment.tokens)
     last = "".join(token["text"] for token in shown[1]["tokens"])
     assert "assistant" in last and last.replace(" ", "") == shown[1]["text"].replace(" ", "")
+
+
+def test_samples_of_one_row_are_named_as_its_parts(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    turns = [{"role": role, "content": "<think>hm</think>a"} for role in ("user", "assistant")]
+    rows = [{"messages": turns}, {"messages": turns * 3}, {"messages": turns}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepared = prepare(
+        Data(path=str(path), template=REASONING),
+        shared("byte_level"),
+        max_tokens=500,
+        overlong="drop",
+        train_on="completions",
+        cache_folder=tmp_path / "cache",
+    )
+    shown = samples_as_json(Joined((prepared,)), shared("byte_level"), 5)
+    assert [(each["part"], each["parts"]) for each in shown] == [
+        (1, 1),
+        (1, 3),
+        (2, 3),
+        (3, 3),
+        (1, 1),
+    ]
+    text = printed(show_samples(Joined((prepared,)), shared("byte_level"), 5))
+    titles = [line for line in text.splitlines() if line.startswith("sample ")]
+    places = [title.split(": ")[0].partition("a.jsonl:")[2] for title in titles]
+    assert places == ["1", *(f"2, part {n} of 3" for n in (1, 2, 3)), "3"]
+    assert re.search("a sample for each turn +1 *\n", text)
+
+
+def test_roles_tools_and_calls_are_shown_as_the_model_sees_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    row = {"messages": conversation({"city": "Oslo"}), "tools": TOOLS}
+    path.write_text(json.dumps(row) + "\n")
+    template, tokenizer = shipped("qwen2_5")
+    prepared = prepare(
+        Data(path=str(path), template=template),
+        tokenizer,
+        max_tokens=2000,
+        overlong="drop",
+        train_on="completions",
+        cache_folder=tmp_path / "cache",
+    )
+    text = printed(
+        show_samples(Joined((prepared,)), tokenizer, 1),
+        force_terminal=True,
+        color_system="standard",
+    )
+    green = (
+        "".join(re.findall("\x1b\\[[0-9;]*32m([^\x1b]*)\x1b", text))
+        .replace("\n", "")
+        .replace("↵", "\n")
+    )
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+    assert green.split("<|im_end|>") == [call, "It snows 😀.", call, "Sun.", ""]
+    grey = re.sub("\x1b\\[[0-9;]*m", "", text)
+    assert "How is the weather in a city?" in grey and "<tool_response>↵\nIt snows." in grey

@@ -1,7 +1,10 @@
 """Reading rows: every kind of file, exact line numbers, faults with their place."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import os
 import random
 import tracemalloc
@@ -180,12 +183,15 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:
     write(tmp_path / "b.jsonl", '{"text": "b"}\n')
     write(tmp_path / "a.csv", "text\na\n")
     write(tmp_path / "sub" / "c.json", '[{"text": "c"}]')
-    for ignored in ("README.md", ".hidden/d.jsonl", "dataset_infos.json"):
+    for ignored in ("README.md", "notes.txt", ".hidden/d.jsonl", "dataset_infos.json"):
         write(tmp_path / ignored, '{"text": "no"}')
     source = open_source(str(tmp_path))
     rows = [row for row in source.rows() if isinstance(row, Row)]
     assert [row.values["text"] for row in rows] == ["a", "b", "c"]
     assert source.place(rows[1].source, rows[1].number) == f"{tmp_path / 'b.jsonl'}:1"
+    (tmp_path / "texts").mkdir()
+    write(tmp_path / "texts" / "a.txt", "only text\n")
+    assert [row.number for row in open_source(str(tmp_path / "texts")).rows()] == [1]
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no data files in"):
         open_source(str(tmp_path / "empty"))
@@ -197,8 +203,8 @@ def test_what_is_not_there_is_named_with_what_is(tmp_path: Path) -> None:
         open_source(str(tmp_path / "trian.jsonl"))
     assert caught.value.hint == f"did you mean `{tmp_path / 'train.jsonl'}`?"
     assert caught.value.exit_code == 2
-    with pytest.raises(UserError, match=r"ends in `\.txt`; expected a file of kind \.jsonl"):
-        open_source(str(write(tmp_path / "a.txt", "a")))
+    with pytest.raises(UserError, match=r"ends in `\.doc`; expected a file of kind \.jsonl"):
+        open_source(str(write(tmp_path / "a.doc", "a")))
     with pytest.raises(UserError, match="nor a folder"):
         open_source(str(tmp_path / "nowhere" / "a.jsonl"))
 
@@ -225,3 +231,48 @@ def test_hashes_are_of_the_content_and_are_not_taken_twice(tmp_path: Path) -> No
 
 def test_bad_rows_are_told_from_good_ones() -> None:
     assert BadRow(0, 1, "x") != Row(0, 1, {})
+
+
+def test_tab_separated_values_and_lines_of_text(tmp_path: Path) -> None:
+    assert read(write(tmp_path / "a.tsv", 'a\tb\n1,5\t"x\ny"\n2\n3\t4\n')) == [
+        (2, {"a": "1,5", "b": "x\ny"}),
+        (4, "expected 2 fields as in the header, found 1"),
+        (5, {"a": "3", "b": "4"}),
+    ]
+    lines = read(write(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\n\n two \n\xff\nthree"))
+    assert lines == [
+        (1, {"text": "one"}),
+        (3, {"text": " two "}),
+        (4, "not UTF-8 text at byte 1 of the line"),
+        (5, {"text": "three"}),
+    ]
+
+
+PACKERS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
+@pytest.mark.parametrize("suffix", PACKERS)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.jsonl", '{"text": "1"}\n{"text": "2"}\n{"text": \n'),
+        ("a.json", '[{"text": "1"},\n{"text": "2"}]'),
+        ("a.json", '{"text": "1"}\n{"text": "2"}\n'),
+        ("a.csv", "text\n1\n2\n1,2\n"),
+        ("a.tsv", "text\n1\n2\n"),
+        ("a.txt", "1\n2\n"),
+    ],
+)
+def test_a_packed_file_is_read_as_what_it_holds(
+    tmp_path: Path, suffix: str, name: str, text: str
+) -> None:
+    packed = tmp_path / f"{name}{suffix}"
+    packed.write_bytes(PACKERS[suffix](text.encode()))
+    expected = read(write(tmp_path / name, text))
+    assert len(expected) >= 2 and read(packed) == expected
+    assert open_source(str(packed)).place(0, 2) == f"{packed}:2"
+    whole = packed.read_bytes()
+    for broken in (whole[:-8], whole[:12] + b"\x99\x99" + whole[14:], b"not packed"):
+        packed.write_bytes(broken)
+        with pytest.raises(UserError, match=r"cannot be (read|unpacked)"):
+            read(packed)

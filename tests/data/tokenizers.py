@@ -1,7 +1,10 @@
 """Tiny tokenizers of every kind, and chat templates in the manner of well-known models."""
 
+import importlib.util
 import json
+import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from tokenizers import (
@@ -143,6 +146,19 @@ def shared(name: str) -> PreTrainedTokenizerFast:
         "unigram": unigram,
         "swallowing": swallowing,
     }[name]()
+
+
+@cache
+def shipped(name: str) -> tuple[str, PreTrainedTokenizerFast]:
+    """A template of a known model, as the second implementation ships it, and a tokenizer with its
+    tokens.
+    """
+    trl = importlib.util.find_spec("trl")
+    assert trl and trl.origin
+    template = (Path(trl.origin).parent / "chat_templates" / f"{name}.jinja").read_text()
+    pattern = "<[|\uff5c][A-Za-z_\u2581]+[|\uff5c]>|<\\w+_of_turn>"
+    special = sorted({*re.findall(pattern, template), "<|endoftext|>"})
+    return template, byte_level(chat_tokens=special, begin=True)
 
 
 CHATML = (

@@ -20,8 +20,10 @@ KEYS = [
     *("adapter", "rank", "targets", "batch", "samples", "tokens", "epochs", "steps", "warmup"),
     *("evaluation", "share", "every", "optimizer", "betas", "config", "tokenizer", "train_on"),
     *("checkpoint", "keep", "columns", "text", "template", "learning_rate", "lr", "<<", ""),
+    *("profile", "at_most"),
 ]
 TEXTS = ["lora", "full", "auto", "chat.jsonl", "./x", "${HOME}", "${", "$${A}", "acme/base", "all"]
+TEXTS += ["chat", "code", "own.yaml"]
 SNIPPETS = [*KEYS, *TEXTS, ": ", "\n", "\n  ", "- ", "[", "]", "{", "}", "&a ", "*a", "<<: *a"]
 SNIPPETS += ["!!int ", "!x ", "'", '"', "|", ">", "#", "---", "%YAML 1.1", "\t", "1e-4", "0x", "~"]
 

@@ -56,8 +56,9 @@ stages:
         'recipe.yaml:6: stages[0].sft.learning_rat: unknown key "learning_rat"; '
         'did you mean "learning_rate"?',
         'recipe.yaml:9: stages[0].sft.batch.samples: expected a whole number above 0, found "3.5"',
-        "recipe.yaml:10: stages[0].sft.warmup: expected a whole number of at least 0 or a number "
-        'of at least 0 and below 1, found "1.5"',
+        "recipe.yaml:10: stages[0].sft.warmup: expected a whole number of at least 0, a number "
+        "of at least 0 and below 1 or a mapping with the keys steps, at_most, found "
+        '"1.5"',
         "recipe.yaml:11: stages[0].sft.evaluation: expected exactly one of `share` and `data`",
         'recipe.yaml:14: stages[0].sft.adapter.rank: unknown key "rank" with type "full"; '
         'it belongs to type "lora"',
@@ -89,8 +90,8 @@ stages:
         ("sft.steps=0", 'sft.steps: expected a whole number above 0, found "0"'),
         (
             "sft.warmup=true",
-            "sft.warmup: expected a whole number of at least 0 or a number of at least 0 "
-            'and below 1, found "true"',
+            "sft.warmup: expected a whole number of at least 0, a number of at least 0 "
+            'and below 1 or a mapping with the keys steps, at_most, found "true"',
         ),
         ("sft.learning_rate=.inf", 'expected a number of at least 0, found "Infinity"'),
         ("sft.learning_rate=.nan", 'expected a number of at least 0, found "NaN"'),
@@ -179,7 +180,10 @@ def test_messages(tmp_path: Path, override: str, message: str) -> None:
         ("--seed=3", '"--seed=3": expected KEY=VALUE'),
         ("sed=3", 'unknown key "sed"; did you mean "seed"?'),
         ("steps=3", 'unknown key "steps"; did you mean "sft.steps"?'),
-        ("xyz=3", 'unknown key "xyz"; expected one of model, seed, device, threads, stages'),
+        (
+            "xyz=3",
+            'unknown key "xyz"; expected one of model, seed, device, threads, memory, stages',
+        ),
         ("pretrain.steps=3", 'there is no stage "pretrain"; the recipe has sft'),
         ("sft[1].steps=3", "there is no sft[1]; the recipe has sft"),
         ("stages[1].sft.steps=3", '"stages" has 1 items, from 0'),

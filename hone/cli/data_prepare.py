@@ -1,0 +1,62 @@
+"""`hone data prepare`: tokenise all data of a recipe now, so that a run starts at once."""
+
+from typing import TYPE_CHECKING, Any
+
+from hone.cli.arguments import AsJson, Overrides, Recipe
+from hone.cli.output import make_console, number, print_json, print_table
+
+if TYPE_CHECKING:
+    from hone.stages.run import PreparedSource
+
+HEADING = ("STAGE", "DATA", "SAMPLES", "TOKENS", "TRAINED", "CUT", "LEFT OUT", "", "FROM")
+
+
+def prepare(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Tokenise all data of a recipe.
+
+    What is made is kept in the cache, where runs of this recipe find it; data that are there
+    already are not read again.
+
+    \b
+    Example:
+      hone data prepare recipe.yaml
+      hone data prepare recipe.yaml sft.max_tokens=4096 --json
+    """
+    from hone.recipe.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    from hone.stages.run import prepare_recipe
+
+    found = [_described(each) for each in prepare_recipe(loaded, make_console())]
+    if as_json:
+        print_json({"data": found})
+    else:
+        print_table([HEADING, *map(_cells, found)])
+
+
+def _described(source: "PreparedSource") -> dict[str, Any]:
+    return {
+        "stage": source.stage,
+        "name": source.name,
+        "path": source.data.path,
+        "made": source.made,
+        "key": source.prepared.key,
+        "counts": source.prepared.report,
+        "skipped": source.prepared.skipped,
+    }
+
+
+def _cells(found: dict[str, Any]) -> tuple[str, ...]:
+    counts = found["counts"]
+    left_out = ("dropped_overlong", "dropped_untrained", "skipped_rows")
+    return (
+        found["stage"],
+        found["name"],
+        number(counts["samples"]),
+        number(counts["tokens"]),
+        number(counts["trained_tokens"]),
+        number(counts["truncated"]),
+        number(sum(counts[name] for name in left_out)),
+        "made" if found["made"] else "kept",
+        found["path"],
+    )

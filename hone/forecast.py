@@ -1,0 +1,78 @@
+"""What a stage will take, said before step 1: room on the disk, and memory for the weights.
+
+Called by `stages/`. The figures are upper bounds from the recipe and the number of parameters.
+"""
+
+import shutil
+from dataclasses import dataclass
+
+from peft import PeftModel
+
+from hone.checkpoints import folder_bytes
+from hone.errors import UserError
+from hone.memory import in_words
+from hone.recipe.schema import Optimizer
+from hone.training import Training
+
+# Bytes of state for each trained parameter, at most: AdamW keeps two means in fp32, SGD one.
+STATE_BYTES = {"adamw": 8, "sgd": 4}
+
+
+@dataclass(frozen=True)
+class DiskForecast:
+    """Bytes: of a checkpoint, of the result, of all that may lie there at once and is not there
+    yet, and what is free.
+    """
+
+    checkpoint: int
+    result: int
+    needed: int
+    free: int
+
+    def __str__(self) -> str:
+        return (
+            f"disk: checkpoints of {in_words(self.checkpoint)} and a result of "
+            f"{in_words(self.result)}, {in_words(self.needed)} more at most; "
+            f"{in_words(self.free)} free"
+        )
+
+
+def state_bytes(optimizer: Optimizer) -> int:
+    """Bytes of optimizer state for each trained parameter, at most."""
+    return STATE_BYTES.get(optimizer.type, max(STATE_BYTES.values()))
+
+
+def forecast_disk(training: Training) -> DiskForecast:
+    """What the stage's checkpoints and result will take on the disk."""
+    trained = [parameter for _, parameter in training.model.trainable()]
+    module = training.model.module
+    saved = trained if isinstance(module, PeftModel) else list(module.parameters())
+    result = sum(parameter.numel() * parameter.element_size() for parameter in saved)
+    count = sum(parameter.numel() for parameter in trained)
+    checkpoint = result + count * state_bytes(training.settings.optimizer)
+    settings = training.settings.checkpoint
+    kept = settings.keep + 1  # the one that is being written
+    kept += training.settings.evaluation is not None  # the best one
+    kept += training.total_steps // settings.keep_every if settings.keep_every else 0
+    present = folder_bytes(training.checkpoints)
+    needed = max(0, kept * checkpoint - present) + result
+    return DiskForecast(checkpoint, result, needed, shutil.disk_usage(training.folder).free)
+
+
+def check_disk(training: Training) -> DiskForecast:
+    """The forecast; raises UserError where not even one checkpoint and the result have room, and
+    warns where not all of it has.
+    """
+    forecast = forecast_disk(training)
+    if forecast.free < forecast.checkpoint + forecast.result:
+        raise UserError(
+            f"the disk of {training.folder} has {in_words(forecast.free)} free; a checkpoint of "
+            f"{in_words(forecast.checkpoint)} and the result of {in_words(forecast.result)} "
+            "have no room",
+            hint="make room, or name another place: --runs FOLDER",
+        )
+    if forecast.free < forecast.needed:
+        training.warn(
+            f"{forecast}: where it becomes full, only the newest checkpoint and the best one stay"
+        )
+    return forecast
