@@ -11,16 +11,17 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from hone.errors import UserError
+from hone.model_files import INDEX, NOTHING, PICKLE, PICKLE_INDEX, WHOLE, Trust, uses_pickle
 
 REACH_TIMEOUT_S = 3.0
 SMALL_FILES = ["*.json", "*.model", "*.jinja", "*.txt"]
 
 
-def find_model(source: str, *, weights: bool = False) -> Path:
+def find_model(source: str, *, weights: bool = False, trust: Trust = NOTHING) -> Path:
     """The folder of a model: the one that is named, or the newest local snapshot of a Hub id.
 
-    What is not here is downloaded: configuration and tokenizer, and `weights` where they are asked
-    for. Raises UserError where that fails.
+    What is not here is downloaded: configuration and tokenizer, `weights` where they are asked for,
+    and what can run code only as far as `trust` goes. Raises UserError where that fails.
     """
     if os.path.isdir(source):
         return Path(source)
@@ -29,7 +30,7 @@ def find_model(source: str, *, weights: bool = False) -> Path:
 
     try:
         local = Path(snapshot_download(source, local_files_only=True))
-        if is_whole(local, weights=weights):
+        if is_whole(local, weights=weights, trust=trust) or (weights and uses_pickle(local)):
             return local
     except LocalEntryNotFoundError:
         pass
@@ -40,9 +41,11 @@ def find_model(source: str, *, weights: bool = False) -> Path:
             exit_code=2,
         ) from error
     check_reachable(f'the model "{source}"')
-    patterns = [*SMALL_FILES, "*.safetensors"] if weights else SMALL_FILES
     try:
-        return Path(snapshot_download(source, allow_patterns=patterns))
+        found = Path(snapshot_download(source, allow_patterns=wanted_files(weights, trust)))
+        if weights and trust.pickle and not is_whole(found, weights=True):
+            found = Path(snapshot_download(source, allow_patterns=["pytorch_model*.bin"]))
+        return found
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             f'the model "{source}" cannot be downloaded: {str(error).strip().splitlines()[0]}',
@@ -50,14 +53,38 @@ def find_model(source: str, *, weights: bool = False) -> Path:
         ) from error
 
 
-def is_whole(folder: Path, *, weights: bool) -> bool:
-    """True where the configuration is there, and all weights where they are asked for."""
-    files = ["config.json"]
+def wanted_files(weights: bool, trust: Trust) -> list[str]:
+    """What is downloaded of a model; pickled weights only where there turn out to be no others."""
+    patterns = list(SMALL_FILES)
     if weights:
-        index = folder / "model.safetensors.index.json"
-        shards = json.loads(index.read_text())["weight_map"].values() if index.exists() else ()
-        files += sorted(set(shards)) or ["model.safetensors"]
-    return all((folder / name).exists() for name in files)
+        patterns.append("*.safetensors")
+    if trust.remote_code:
+        patterns.append("*.py")
+    return patterns
+
+
+def is_whole(folder: Path, *, weights: bool, trust: Trust = NOTHING) -> bool:
+    """True where the configuration is there, all weights where they are asked for, and the code
+    that the configuration names where it is trusted.
+    """
+    config = folder / "config.json"
+    if not config.exists():
+        return False
+    files = []
+    if trust.remote_code:
+        named = json.loads(config.read_text()).get("auto_map", {}).values()
+        files += [f"{each.split('.')[0]}.py" for each in named if "--" not in each]
+    if not all((folder / name).exists() for name in files):
+        return False
+    kinds = [(WHOLE, INDEX), (PICKLE, PICKLE_INDEX)][: 2 if trust.pickle else 1]
+    return not weights or any(_has_all(folder, *kind) for kind in kinds)
+
+
+def _has_all(folder: Path, whole: str, index: str) -> bool:
+    if not (folder / index).exists():
+        return (folder / whole).exists()
+    shards = set(json.loads((folder / index).read_text())["weight_map"].values())
+    return all((folder / name).exists() for name in shards)
 
 
 def is_reachable() -> bool:

@@ -3,7 +3,7 @@
 Hidden states are projected onto the vocabulary only at trained positions and in chunks. Called by
 `models.py`; losses see only the result. Entropy joins here when a method asks for it.
 
-Shapes: P trained positions, D hidden size, V vocabulary.
+Shapes: P trained positions, D hidden size, V vocabulary, K rows with values of their own.
 """
 
 from dataclasses import dataclass
@@ -23,12 +23,16 @@ class Head:
 
     weight_VD, bias_V: parameters of the output layer. scale: Granite divides, Cohere multiplies its
     logits. softcap: c in c * tanh(logits / c) (Gemma 2, arXiv:2408.00118, section 2).
+    rows_KD: trained rows, which stand in the place of the rows row_ids_K of a frozen weight_VD
+    (vocabulary.py).
     """
 
     weight_VD: torch.Tensor
     bias_V: torch.Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
+    row_ids_K: torch.Tensor | None = None
+    rows_KD: torch.Tensor | None = None
 
 
 def compute_logprobs(
@@ -55,7 +59,7 @@ def compute_scores(
     hidden_PD = F.pad(hidden_PD, (0, 0, 0, filling))
     targets_P = F.pad(targets_P, (0, filling))
     logprobs, likeliest = _Logprobs.apply(
-        hidden_PD, head.weight_VD, head.bias_V, targets_P, head, dtype
+        hidden_PD, head.weight_VD, head.bias_V, head.rows_KD, targets_P, head, dtype
     )
     return logprobs[:count], likeliest[:count]
 
@@ -69,9 +73,15 @@ def fill_multiple(count: int) -> int:
 
 
 def _project(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, head: Head
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    rows: torch.Tensor | None,
+    head: Head,
 ) -> torch.Tensor:
     logits = F.linear(hidden, weight, bias)
+    if rows is not None:
+        logits[:, head.row_ids_K] = F.linear(hidden, rows)
     if head.scale != 1.0:
         logits = logits * head.scale
     return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
@@ -113,8 +123,9 @@ def _descent(
 class _Logprobs(torch.autograd.Function):
     """With a frozen head the gradient's direction is taken in the forward pass, while the logits
     are there: each log-probability depends on its own hidden state only, so backward is one
-    multiplication per position. A trained head needs the upstream gradient for its own, and
-    computes the logits again instead.
+    multiplication per position. Trained rows beside it need the few columns of that direction which
+    are theirs. A trained head needs the upstream gradient for its own, and computes the logits
+    again instead.
     """
 
     @staticmethod
@@ -123,21 +134,24 @@ class _Logprobs(torch.autograd.Function):
         hidden_PD: torch.Tensor,
         weight_VD: torch.Tensor,
         bias_V: torch.Tensor | None,
+        rows_KD: torch.Tensor | None,
         targets_P: torch.Tensor,
         head: Head,
         dtype: torch.dtype,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         in_forward = ctx.needs_input_grad[0] and not trains_head
+        assert rows_KD is None or not trains_head, "trained rows stand beside a frozen head"
         ctx.head, ctx.dtype = head, dtype
         ctx.size = max(1, CHUNK_ELEMENTS // weight_VD.shape[0])
-        logprobs, slopes, likeliest = [], [], []
+        logprobs, slopes, columns, likeliest = [], [], [], []
         with torch.autocast(hidden_PD.device.type, enabled=False):
             weight = weight_VD.to(dtype)
             bias = None if bias_V is None else bias_V.to(dtype)
+            own_rows = None if rows_KD is None else rows_KD.to(dtype)
             chunks = zip(hidden_PD.split(ctx.size), targets_P.split(ctx.size), strict=True)
             for hidden, targets in chunks:
-                logits = _project(hidden.to(dtype), weight, bias, head)
+                logits = _project(hidden.to(dtype), weight, bias, own_rows, head)
                 parts = zip(logits.split(CACHE_ROWS), targets.split(CACHE_ROWS), strict=True)
                 for rows, chosen in parts:
                     probabilities = _softmax(rows)
@@ -146,9 +160,16 @@ class _Logprobs(torch.autograd.Function):
                         likeliest.append(rows.argmax(-1) == chosen)
                     if in_forward:
                         rows.copy_(_descent(probabilities, rows, chosen, head))
-                if in_forward:
+                if in_forward and own_rows is not None:
+                    columns.append(logits[:, head.row_ids_K])
+                    logits[:, head.row_ids_K] = 0
+                    slope = (logits @ weight).addmm_(columns[-1], own_rows)
+                    slopes.append(slope.to(hidden_PD.dtype))
+                elif in_forward:
                     slopes.append((logits @ weight).to(hidden_PD.dtype))
-        if in_forward:
+        if in_forward and rows_KD is not None:
+            ctx.save_for_backward(torch.cat(slopes), torch.cat(columns), hidden_PD, rows_KD)
+        elif in_forward:
             ctx.save_for_backward(torch.cat(slopes))
         elif trains_head:
             ctx.save_for_backward(hidden_PD, weight_VD, bias_V, targets_P)
@@ -161,8 +182,10 @@ class _Logprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_P: torch.Tensor, _: Any) -> Any:  # type: ignore[override]
         if ctx.in_forward:
-            (slopes_PD,) = ctx.saved_tensors
-            return (slopes_PD * -grad_P[:, None].to(slopes_PD.dtype), *(None,) * 5)
+            slopes_PD, *with_rows = ctx.saved_tensors
+            grad_hidden = slopes_PD * -grad_P[:, None].to(slopes_PD.dtype)
+            grad_rows = _grad_rows(grad_P, *with_rows) if with_rows else None
+            return grad_hidden, None, None, grad_rows, None, None, None
         hidden_PD, weight_VD, bias_V, targets_P = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden_PD)
         grad_weight = torch.zeros_like(weight_VD)
@@ -173,11 +196,22 @@ class _Logprobs(torch.autograd.Function):
             for start in range(0, len(targets_P), ctx.size):
                 rows = slice(start, start + ctx.size)
                 hidden = hidden_PD[rows].to(ctx.dtype)
-                logits = _project(hidden, weight, bias, ctx.head)
+                logits = _project(hidden, weight, bias, None, ctx.head)
                 descent = _descent(_softmax(logits), logits, targets_P[rows], ctx.head)
                 gradient = descent.mul_(-grad_P[rows, None]).to(ctx.dtype)
                 grad_hidden[rows] = (gradient @ weight).to(hidden_PD.dtype)
                 grad_weight += (gradient.T @ hidden).to(grad_weight.dtype)
                 if grad_bias is not None:
                     grad_bias += gradient.sum(0).to(grad_bias.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+
+
+def _grad_rows(
+    grad_P: torch.Tensor, columns_PK: torch.Tensor, hidden_PD: torch.Tensor, rows_KD: torch.Tensor
+) -> torch.Tensor:
+    """The gradient of the trained rows: their columns of the descent, weighed, times the hidden
+    states.
+    """
+    with torch.autocast(hidden_PD.device.type, enabled=False):
+        weighed_PK = (columns_PK * -grad_P[:, None]).to(columns_PK.dtype)
+        return (weighed_PK.T @ hidden_PD.to(weighed_PK.dtype)).to(rows_KD.dtype)

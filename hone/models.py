@@ -6,33 +6,60 @@ probing it against plain forwards of itself.
 """
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft import (
+    PeftModel,
+    get_peft_model_state_dict,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from hone.architecture import check_fit, first_line, read_config
 from hone.attention import FOREST, UnsupportedAttention, forest_layout
 from hone.device import Precision
 from hone.errors import UserError
 from hone.forest import ROW_MULTIPLE, Batch, count_step, make_batch
 from hone.hub import find_model
 from hone.logprobs import Head, compute_scores
-from hone.memory import usable_memory_bytes
+from hone.memory import is_out_of_memory, usable_memory_bytes
+from hone.model_files import (
+    ADAPTER,
+    CONFIG,
+    NOTHING,
+    Trust,
+    check_adapter_files,
+    check_config_file,
+    check_tokenizer_files,
+    check_weight_files,
+    code_refused,
+    declares_code,
+    read_header,
+    some_of,
+    uses_pickle,
+)
+from hone.quantisation import quantise, write_quantisation
 from hone.recipe.schema import TrainingStage
 from hone.records import Sample, Segment
+from hone.stacking import is_stacked, restore_new, save_stacked
 
 # Relative distance of log-probabilities up to which two ways of computing them count as the same.
 # fp64 models still compute norms and positions in fp32.
 PROBE_LIMIT = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 1e-2}
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 # More tokens at once are no faster on a CPU (docs/log.md) and take more memory.
 LARGEST_BUDGET = {"cpu": 1024, "cuda": 16384}
@@ -44,7 +71,7 @@ class LanguageModel:
     lie.
 
     layout is "forest", "padded" or "alone" (padded, one path at a time); layout_reason says why it
-    is not the forest.
+    is not the forest. remarks: what was derived while it was made, in words.
     """
 
     module: PreTrainedModel | PeftModel
@@ -52,6 +79,7 @@ class LanguageModel:
     precision: Precision
     layout: str = "forest"
     layout_reason: str = ""
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def causal(self) -> PreTrainedModel:
@@ -132,46 +160,113 @@ def find_head(model: PreTrainedModel) -> Head:
 
 
 def load_model(
-    source: str, precision: Precision, device: torch.device, *, layout: str = "auto"
+    source: str,
+    precision: Precision,
+    device: torch.device,
+    *,
+    layout: str = "auto",
+    trust: Trust = NOTHING,
 ) -> LanguageModel:
     """Load a base model (folder or Hub id) and find the layout it can use.
 
     Raises UserError for a source that is no causal language model, or a head that Hone does not
     reproduce.
     """
-    module = read_weights(source, precision.weights).to(device)
+    module = read_weights(source, precision.weights, trust).to(device)
     return join_model(module, precision, layout=layout)
 
 
-def read_weights(source: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The transformers model of a folder or Hub id; safetensors only, no remote code."""
-    folder = find_model(source, weights=True)
+def read_quantised(
+    source: str, bits: int, dtype: torch.dtype, device: torch.device, trust: Trust = NOTHING
+) -> PreTrainedModel:
+    """The same with its linear layers packed to 4 or 8 bits, on `device`. The packed weights depend
+    on the files alone, `dtype` is the format of all the rest.
+    """
+    return quantise(read_weights(source, "auto", trust), bits, dtype, device)
+
+
+def read_weights(
+    source: str, dtype: torch.dtype | Literal["auto"], trust: Trust = NOTHING
+) -> PreTrainedModel:
+    """The transformers model of a folder or Hub id; dtype "auto" is the files' own.
+
+    Raises UserError for weights that are not whole or not those of the architecture, and for pickle
+    and code that `trust` does not allow.
+    """
+    folder, name = find_model(source, weights=True, trust=trust), f'the model "{source}"'
+    read_config(source, trust)
+    check_weight_files(folder, name, trust)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError, KeyError) as error:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=not uses_pickle(folder),
+            trust_remote_code=trust.remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they can be named
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError, EOFError) as error:
+        if is_out_of_memory(error):
+            raise
         raise UserError(
             f'cannot load the model "{source}": {first_line(error)}',
             hint="expected a Hub id, or a folder with config.json and *.safetensors of a causal "
             "language model",
         ) from error
+    kinds = ("missing_keys", "mismatched_keys", "unexpected_keys")
+    check_fit(name, model, **{kind: found[kind] for kind in kinds})
     model.name_or_path = source  # adapters name their base by it
     return model
 
 
-def first_line(error: Exception) -> str:
-    """What a library says, without its further lines."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def read_adapter(
+    module: PreTrainedModel, folder: Path, trust: Trust = NOTHING, **settings: Any
+) -> PeftModel:
+    """The model with the adapter of a folder; `settings` go to PEFT.
 
-
-def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or Hub id."""
-    folder = find_model(source)
+    Raises UserError for an adapter that is not whole or was made for another model.
+    """
+    check_adapter_files(folder, trust)
     try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            model = PeftModel.from_pretrained(module, str(folder), **settings)
+    except (RuntimeError, ValueError, KeyError, UserWarning, UnpicklingError) as error:
+        raise _unfit_adapter(folder, module, first_line(error)) from error
+    if (folder / ADAPTER).exists():  # PEFT says nothing of tensors that it leaves out
+        taken = {
+            *get_peft_model_state_dict(model, save_embedding_layers=False),
+            *model.state_dict(),
+        }
+        left = read_header(folder / ADAPTER, f'the adapter "{folder}"').keys() - taken
+        if left:
+            raise _unfit_adapter(folder, module, f"{some_of(left)} has no place")
+    return model
+
+
+def _unfit_adapter(folder: Path, module: PreTrainedModel, reason: str) -> UserError:
+    return UserError(
+        f'the adapter "{folder}" does not fit the model "{module.name_or_path}": {reason}',
+        hint="base_model_name_or_path in its adapter_config.json names the model it is for",
+        exit_code=2,
+    )
+
+
+def load_tokenizer(source: str, trust: Trust = NOTHING) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or Hub id."""
+    folder, name = find_model(source, trust=trust), f'the tokenizer of "{source}"'
+    own = declares_code(folder, TOKENIZER_CONFIG)
+    if not (own and trust.remote_code):  # a tokenizer with code of its own has files of its own
+        check_tokenizer_files(folder, name)
+    if (folder / CONFIG).exists():  # it may say which class the tokenizer has
+        check_config_file(folder, f'the model "{source}"')
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust.remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        if own and not trust.remote_code:
+            raise code_refused(name, TOKENIZER_CONFIG) from error
         raise UserError(
-            f'cannot load the tokenizer of "{source}": {first_line(error)}',
+            f"{name} cannot be loaded: {first_line(error)}",
             hint="expected tokenizer.json and tokenizer_config.json in the model's folder",
         ) from error
 
@@ -184,6 +279,7 @@ def join_model(
     """
     module.eval()
     model = LanguageModel(module, find_head(module), precision)
+    _check_causal(model)
     expected = _plain_logprobs(module, model.device)
     reason = "set in the recipe" if layout == "padded" else _try_forest(model, expected)
     if layout == "forest" and reason:
@@ -202,11 +298,27 @@ def join_model(
     return model
 
 
+def _check_causal(model: LanguageModel) -> None:
+    """Raises UserError where what is predicted at a token depends on the tokens behind it."""
+    ids = torch.arange(1, 10, device=model.device) % model.head.weight_VD.shape[0]
+    other = ids.clone()
+    other[-1] = 0
+    with torch.no_grad():
+        first, second = (
+            model.causal(input_ids=row[None]).logits[0, :-1].log_softmax(-1) for row in (ids, other)
+        )
+    if relative_distance(first, second) > PROBE_LIMIT[model.precision.compute]:
+        raise UserError(
+            "this model is no causal language model: what it predicts depends on later tokens",
+            hint="choose a model that continues text, such as HuggingFaceTB/SmolLM2-135M",
+        )
+
+
 def _try_forest(model: LanguageModel, expected: torch.Tensor) -> str:
     """Switch to the forest's attention and compare; returns why it cannot be used, or ""."""
     try:
         model.causal.set_attn_implementation(FOREST)
-        distance = _relative(_batch_logprobs(model), expected)
+        distance = relative_distance(_batch_logprobs(model), expected)
     except (UnsupportedAttention, ValueError, TypeError, AttributeError) as error:
         return first_line(error)
     except AssertionError:
@@ -218,7 +330,7 @@ def _try_forest(model: LanguageModel, expected: torch.Tensor) -> str:
 
 
 def _check_head(model: LanguageModel, expected: torch.Tensor) -> None:
-    distance = _relative(_batch_logprobs(model), expected)
+    distance = relative_distance(_batch_logprobs(model), expected)
     if distance > PROBE_LIMIT[model.precision.compute]:
         raise UserError(
             "cannot reproduce the log-probabilities of this model: they differ from its own "
@@ -227,7 +339,7 @@ def _check_head(model: LanguageModel, expected: torch.Tensor) -> None:
         )
 
 
-def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+def relative_distance(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Distance of log-probabilities against the spread of the expected ones."""
     found, expected = found.double().cpu(), expected.double().cpu()
     distance = (
@@ -309,12 +421,15 @@ def choose_token_budget(model: LanguageModel, settings: TrainingStage, device: t
 
 def load_trained(model: LanguageModel, folder: Path) -> None:
     """Put what `save_model` wrote into `folder` back into the model, in place."""
-    if isinstance(model.module, PeftModel):
+    if isinstance(model.module, PeftModel) and is_stacked(model.module):
+        restore_new(model.module, folder)
+    elif isinstance(model.module, PeftModel):
         weights = load_peft_weights(str(folder), device=str(model.device))
         set_peft_model_state_dict(model.module, weights)
     else:
         dtype = next(model.module.parameters()).dtype
-        model.module.load_state_dict(read_weights(str(folder), dtype).state_dict())
+        stored = type(model.module).from_pretrained(folder, dtype=dtype, use_safetensors=True)
+        model.module.load_state_dict(stored.state_dict())
 
 
 def new_model(architecture: str, settings: dict[str, Any]) -> PreTrainedModel:
@@ -357,7 +472,9 @@ def save_model(
 
     conceal: what is done to the base's name before it is written into an adapter's folder.
     """
-    if isinstance(module, PeftModel):
+    if isinstance(module, PeftModel) and is_stacked(module):
+        save_stacked(module, folder, conceal)
+    elif isinstance(module, PeftModel):
         for config in module.peft_config.values():  # PEFT keeps the targets as a set, in hash order
             config.target_modules = sorted(config.target_modules)
             if config.base_model_name_or_path:
@@ -365,4 +482,5 @@ def save_model(
         module.save_pretrained(folder, save_embedding_layers=False)  # else it asks the Hub
     else:
         module.save_pretrained(folder)
+    write_quantisation(module, folder)
     (folder / "README.md").unlink(missing_ok=True)  # an empty form of PEFT's

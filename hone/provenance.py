@@ -114,8 +114,8 @@ def _find_change(record: FileRecord, path: Path, anew: bool) -> FileChange | Non
         stat = path.stat()
     except OSError:
         return FileChange(str(path), record, None)
-    same_stamp = (stat.st_size, stat.st_mtime_ns) == (record["size"], record["mtime_ns"])
-    if same_stamp and not anew:
+    here = (str(path.absolute()), stat.st_size, stat.st_mtime_ns)
+    if here == (record["path"], record["size"], record["mtime_ns"]) and not anew:
         return None
     found = _record(hash_files([path], {})[0])
     if found["sha256"] == record["sha256"]:

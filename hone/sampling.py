@@ -14,9 +14,14 @@ import torch
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel
 
+from hone.adapters import open_adapter
 from hone.concealing import reveal
 from hone.data.chat import Renderer
-from hone.models import load_tokenizer, read_weights
+from hone.errors import UserError
+from hone.hub import find_model
+from hone.model_files import ADAPTER_CONFIG, NOTHING, Trust
+from hone.models import load_tokenizer, read_quantised, read_weights
+from hone.quantisation import read_quantisation
 from hone.signals import check_stop
 
 PROMPTS_AT_ONCE = 32
@@ -118,24 +123,56 @@ class Artifact:
 
 
 def base_of_adapter(folder: Path) -> str | None:
-    """The base model that an adapter folder stands on; None where `folder` holds a whole model."""
-    path = folder / "adapter_config.json"
+    """The base model that an adapter folder stands on; None where `folder` holds a whole model.
+
+    Raises UserError where the base is not there.
+    """
+    path = folder / ADAPTER_CONFIG
     if not path.exists():
         return None
-    return reveal(json.loads(path.read_text())["base_model_name_or_path"])
+    try:
+        base = json.loads(path.read_text())["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError):
+        base = None
+    if not isinstance(base, str) or not base:
+        raise UserError(
+            f'the adapter "{folder}" does not say what it stands on',
+            hint=f"name its base model in {path}: base_model_name_or_path",
+            exit_code=2,
+        )
+    try:
+        find_model(reveal(base))
+    except UserError as error:
+        raise UserError(
+            f'the adapter "{folder}" stands on the base model "{base}", which cannot be found: '
+            f"{error.message}",
+            hint=f"put it back there, or correct base_model_name_or_path in {path}",
+            exit_code=2,
+        ) from error
+    return reveal(base)
+
+
+def read_base(
+    source: str, adapter: Path, device: torch.device, dtype: torch.dtype, trust: Trust = NOTHING
+) -> PreTrainedModel:
+    """The base of an adapter's folder, packed as it was while the adapter was trained."""
+    bits = read_quantisation(adapter)
+    if bits:
+        return read_quantised(source, bits, dtype, device, trust)
+    return read_weights(source, dtype, trust)
 
 
 def load_artifact(
-    source: str, device: torch.device, dtype: torch.dtype = torch.float32
+    source: str, device: torch.device, dtype: torch.dtype = torch.float32, trust: Trust = NOTHING
 ) -> Artifact:
     """Open a model folder, an adapter folder or a Hub id for generation."""
     folder = Path(source)
     base = base_of_adapter(folder) if folder.is_dir() else None
-    module: PreTrainedModel | PeftModel = read_weights(base or source, dtype)
+    module: PreTrainedModel | PeftModel = read_base(base or source, folder, device, dtype, trust)
     if base:
-        module = PeftModel.from_pretrained(module, source)
+        module = open_adapter(module, folder, trust=trust)
     module.eval().to(device)
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, trust)
     rendering = _read_rendering(folder)
     renderer = Renderer(
         tokenizer,

@@ -21,8 +21,15 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["MPLBACKEND"] = "agg"
 
-# The same examples in every run; a shared machine must not make a test fail for its pace.
-hypothesis.settings.register_profile("hone", derandomize=True, deadline=None, database=None)
+# The same examples in every run, but with HONE_FUZZ (tests/fuzz.py); a shared machine must not make
+# a test fail for its pace.
+hypothesis.settings.register_profile(
+    "hone",
+    derandomize="HONE_FUZZ" not in os.environ,
+    max_examples=100 * int(os.environ.get("HONE_FUZZ", "1")),
+    deadline=None,
+    database=None,
+)
 hypothesis.settings.load_profile("hone")
 
 

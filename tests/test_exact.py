@@ -34,6 +34,7 @@ stages:
       steps: 40
       warmup: 0.1
       adapter: {type: lora, rank: 4, dropout: 0.2}
+      add_tokens: [It is]
       evaluation: {share: 0.3, every: 4}
       checkpoint: {every: 3, keep: 1}
       token_budget: 64

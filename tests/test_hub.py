@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from hone.errors import UserError
-from hone.hub import find_model, is_whole
+from hone.hub import find_model, is_whole, wanted_files
+from hone.model_files import Trust
 
 NAME = "someone/tiny"
 
@@ -72,3 +73,27 @@ def test_every_shard_counts(tmp_path: Path) -> None:
     assert not is_whole(tmp_path, weights=True)
     (tmp_path / "two.safetensors").write_text("")
     assert is_whole(tmp_path, weights=True)
+
+
+@pytest.mark.quick
+def test_what_can_run_code_is_only_fetched_where_it_is_trusted() -> None:
+    assert "*.py" not in wanted_files(True, Trust())
+    assert "*.py" in wanted_files(True, Trust(remote_code=True))
+    assert not any("bin" in pattern for pattern in wanted_files(True, Trust(pickle=True)))
+
+
+@pytest.mark.quick
+def test_pickled_weights_and_code_make_a_snapshot_whole_only_with_trust(tmp_path: Path) -> None:
+    auto_map = {"AutoConfig": "configuration_own.Own", "AutoModel": "acme/other--modeling.Other"}
+    (tmp_path / "config.json").write_text(json.dumps({"auto_map": auto_map}))
+    (tmp_path / "pytorch_model.bin").write_text("")
+    assert not is_whole(tmp_path, weights=True)
+    assert is_whole(tmp_path, weights=True, trust=Trust(pickle=True))
+    assert not is_whole(tmp_path, weights=False, trust=Trust(remote_code=True))
+    (tmp_path / "configuration_own.py").write_text("")
+    assert is_whole(tmp_path, weights=False, trust=Trust(remote_code=True))
+
+
+def test_a_snapshot_with_nothing_but_pickle_is_refused_for_that(tmp_path: Path) -> None:
+    snapshot = put_in_cache(tmp_path, {"config.json": "{}", "pytorch_model.bin": ""})
+    assert ask(tmp_path, f"print(find_model({NAME!r}, weights=True))").strip() == str(snapshot)

@@ -54,6 +54,7 @@ COMMANDS = {
     ),
     "recipe schema": Command("hone.cli.recipe_schema:schema", "Print a recipe's JSON Schema."),
     "info": Command("hone.cli.info:info", "Describe this machine and what is installed."),
+    "doctor": Command("hone.cli.doctor:doctor", "Test the mathematics on a model of yours."),
     "version": Command("hone.cli.version:version", "Print the versions that matter."),
 }
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hone.data.builtin_templates import CHATML
+from hone.data.builtin_templates import ALPACA, CHATML, LLAMA
 from hone.data.prepared import LAYOUT
 from hone.data.storage import UNFINISHED
 from hone.files import read_json
@@ -20,9 +20,9 @@ from hone.files import read_json
 
 @dataclass(frozen=True)
 class Entry:
-    """One prepared data set. size: bytes on the disk. made_at: seconds since 1970. template:
-    `chatml`, the beginning of another one's SHA-256, or None for plain text. readable: whether
-    this version of Hone can use it; where not, the rest but size and time is unknown.
+    """One prepared data set. size: bytes on the disk. made_at: seconds since 1970. template: the
+    name of one that comes with Hone, the beginning of another one's SHA-256, or None for plain
+    text. readable: whether this version of Hone can use it; where not, the rest is unknown.
     """
 
     folder: Path
@@ -69,9 +69,8 @@ def _template_name(manifest: dict[str, Any]) -> str | None:
     if manifest["plain"]:
         return None
     template: str = manifest["template"]
-    if template == CHATML:
-        return "chatml"
-    return hashlib.sha256(template.encode()).hexdigest()[:8]
+    names = {CHATML: "chatml", ALPACA: "alpaca", LLAMA: "llama"}
+    return names.get(template) or hashlib.sha256(template.encode()).hexdigest()[:8]
 
 
 def remove(entries: Iterable[Entry]) -> None:

@@ -1,9 +1,9 @@
 """What stands in the data twice: equal samples, and held-out samples that are trained on.
 
-Called with prepared samples by `stages/data.py` and `hone data stats`. Samples are compared by a
-64-bit hash of their tokens: computed in arrays, so that a hundred million tokens take seconds, and
-wrong about once in a million data sets of a million samples. Rows of files are compared in
-`validate.py`. Left out: samples that are only alike.
+Called by `stages/data.py` with prepared samples; `row_hashes.py` finds equal rows of files with the
+same functions. Samples are compared by a 64-bit hash of their tokens: computed in arrays, so that a
+hundred million tokens take seconds, and wrong less than once in ten million data sets of a million
+samples. Left out: samples that are only alike.
 """
 
 from collections.abc import Iterator

@@ -69,6 +69,8 @@ class JsonWindow:
                     raise JsonFault(line, f"not valid JSON: {fault.msg}") from None
             except RecursionError:
                 raise JsonFault(self.line, "not readable: nested too deeply") from None
+            except ValueError as fault:  # a number of more digits than Python takes
+                raise JsonFault(self.line, f"not readable: {fault}") from None
             else:
                 if self.ended or end < len(self.text):
                     self._move_to(end)

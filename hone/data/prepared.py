@@ -79,12 +79,6 @@ class Prepared:
         trained = np.array(self.arrays["trained"][begin:end], dtype=np.bool_)
         return Sample(index, (Segment(tokens, trained),))
 
-    def samples_of_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The samples that some rows (from 0, of those with a sample) gave, row by row."""
-        borders = self.row_borders
-        parts = [np.arange(borders[row], borders[row + 1]) for row in rows]
-        return np.concatenate(parts) if parts else np.arange(0)
-
     def place(self, index: int) -> str:
         """Where the sample came from: file and line, or data set and row."""
         file = self.sources[int(self.arrays["files"][index])]
@@ -155,7 +149,8 @@ def split_held_out(
     held out is not seen in training as the beginning of another sample. At least one row is held
     out and never all; raises UserError when there is only one.
     """
-    total = len(prepared.row_borders) - 1
+    borders = prepared.row_borders
+    total = len(borders) - 1
     if total < 2:
         raise UserError(
             "there is only 1 sample, or samples of only 1 row, so none can be held out for "
@@ -164,5 +159,5 @@ def split_held_out(
         )
     order = shuffle(total, seed, "held out")
     drawn = order[: min(max(round(total * share), 1), total - 1)]
-    held_out = prepared.samples_of_rows(drawn)
+    held_out = np.concatenate([np.arange(borders[i], borders[i + 1]) for i in drawn])
     return np.setdiff1d(np.arange(len(prepared)), held_out), held_out

@@ -14,13 +14,17 @@ import numpy as np
 
 from hone.data.duplicates import Found, Words, found_again, found_in
 from hone.data.formats import Conversation, Example, PromptCompletion
+from hone.data.rows import RowError
 from hone.data.sources import Source
 from hone.seeds import Indices
 
 
 def hash_of(*values: Any) -> int:
-    """64 bits that are a pure function of the values as JSON."""
-    text = json.dumps(values, sort_keys=True, default=str)
+    """64 bits that are a pure function of the values as JSON; raises RowError."""
+    try:
+        text = json.dumps(values, sort_keys=True, default=str)
+    except RecursionError:
+        raise RowError("not readable: nested too deeply") from None
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
@@ -57,12 +61,13 @@ class RowHashes:
         self._sources.append((source, len(self)))
 
     def add(self, file: int, number: int, values: Any, prompt: Any = None) -> None:
-        """A row by its place in the source that was added last."""
+        """A row by its place in the source that was added last; raises RowError."""
+        whole = hash_of(self._seed, values)
         if prompt is not None:
             self._prompts.append(hash_of(prompt))
             self._prompt_rows.append(len(self))
         self._places.extend((file, number))
-        self._rows.append(hash_of(self._seed, values))
+        self._rows.append(whole)
 
     def place(self, row: int) -> str:
         """How a row is named to a person."""

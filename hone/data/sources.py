@@ -312,13 +312,33 @@ def _read_parquet(path: Path, source: int) -> Iterator[Row | BadRow]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            number = 0
+            first = 1
             for batch in file.iter_batches(batch_size=PARQUET_ROWS):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(source, number, values)
-    except pyarrow.ArrowException as fault:
+                yield from _rows_of_batch(batch, source, first)
+                first += len(batch)
+    except (pyarrow.ArrowException, OSError) as fault:
         raise UserError(f"`{path}` cannot be read as Parquet: {fault}") from fault
+
+
+def _rows_of_batch(batch: Any, source: int, first: int) -> Iterator[Row | BadRow]:
+    """The rows of a part of a Parquet file; one with a value that Python cannot hold (a date far
+    away, text that is not UTF-8) is a bad row.
+    """
+    try:
+        rows = batch.to_pylist()
+    except (OverflowError, ValueError):
+        yield from (_row_of_slice(batch.slice(n, 1), source, first + n) for n in range(len(batch)))
+        return
+    for number, values in enumerate(rows, first):
+        yield Row(source, number, values)
+
+
+def _row_of_slice(slice: Any, source: int, number: int) -> Row | BadRow:
+    try:
+        (values,) = slice.to_pylist()
+        return Row(source, number, values)
+    except (OverflowError, ValueError) as fault:
+        return BadRow(source, number, f"a value cannot be read: {fault}")
 
 
 def _read_text(path: Path, source: int) -> Iterator[Row | BadRow]:
@@ -382,7 +402,7 @@ def _num_rows(path: Path, lines: int) -> int | None:
 
         try:
             return int(pyarrow.parquet.read_metadata(path).num_rows)
-        except pyarrow.ArrowException as fault:
+        except (pyarrow.ArrowException, OSError) as fault:
             raise UserError(f"`{path}` cannot be read as Parquet: {fault}") from fault
     return None
 

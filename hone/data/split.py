@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from hone.data.row_hashes import RowHashes, hash_of
-from hone.data.rows import BadRow, Row
+from hone.data.rows import BadRow, Row, RowError
 from hone.data.sources import (
     PACKED,
     Files,
@@ -145,12 +145,15 @@ def _hash_rows(source: Source, seed: int, progress: Progress | None) -> RowHashe
     hashes = RowHashes(seed)
     hashes.add_source(source)
     for row in source.rows():
-        if isinstance(row, BadRow):
+        try:
+            if isinstance(row, BadRow):
+                raise RowError(row.message)
+            hashes.add(row.source, row.number, row.values)
+        except RowError as fault:
             raise UserError(
-                f"{source.place(row.source, row.number)}: {row.message}",
+                f"{source.place(row.source, row.number)}: {fault.message}",
                 hint=f"all bad rows: hone data validate {source.files[row.source]}",
-            )
-        hashes.add(row.source, row.number, row.values)
+            ) from fault
         if progress and len(hashes) % 1000 == 0:
             progress(len(hashes), None)
     return hashes

@@ -140,10 +140,10 @@ class _SourceReading:
             self.report.format = self._reading.format
         try:
             example = self._reading.example(row.values, self.train_on)
+            self.hashes.add(row.source, row.number, row.values, prompt_of(example))
         except RowError as fault:
             self._bad(row, fault.message)
             return
-        self.hashes.add(row.source, row.number, row.values, prompt_of(example))
         if self.observe:
             self.observe(self.report, example)
 

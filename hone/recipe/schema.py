@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
     PositiveFloat,
-    PositiveInt,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -36,6 +36,17 @@ def place(kind: Place) -> Any:
     return Field(json_schema_extra={"place": kind})
 
 
+def at_most(limit: int) -> AfterValidator:
+    """Refuses what no machine could carry out; a usual fault is not told about this limit."""
+
+    def check(value: float) -> float:
+        if value > limit:
+            raise ValueError(f"expected at most {limit}")
+        return value
+
+    return AfterValidator(check)
+
+
 def type_left_out(default: str) -> BeforeValidator:
     """`{rank: 8}` without a `type` is of the default one."""
 
@@ -43,6 +54,11 @@ def type_left_out(default: str) -> BeforeValidator:
         return {"type": default} | value if isinstance(value, dict) else value
 
     return BeforeValidator(add_type)
+
+
+# More does not fit the whole numbers of arrays and libraries.
+PositiveInt = Annotated[int, Field(gt=0), at_most(2**31 - 1)]
+MOST_LAYERS = 10_000  # making more would never end
 
 
 class Node(BaseModel):
@@ -101,7 +117,7 @@ class TrainedTokenizer(Node):
 
     train_on: Annotated[Annotated[list[str], Field(min_length=1)] | str, place("data")]
     """File or files whose text the tokenizer is made from (any kind that `data` accepts)."""
-    vocabulary: Annotated[int, Field(ge=300)] = 4096
+    vocabulary: Annotated[int, Field(ge=300), at_most(2**20)] = 4096
     """Number of tokens, the 256 bytes and the special tokens included."""
 
 
@@ -114,6 +130,15 @@ class NewModel(Node):
     """Settings of that architecture's configuration class (hidden_size, num_hidden_layers, ...)."""
     tokenizer: Annotated[TrainedTokenizer | str, place("tokenizer")]
     """A tokenizer to make, or the folder or Hub id of one that exists."""
+
+    @field_validator("config")
+    @classmethod
+    def layers_that_can_be_made(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Refuses a number of layers whose making would never end."""
+        for name, value in config.items():
+            if "layer" in name and isinstance(value, int) and value > MOST_LAYERS:
+                raise ValueError(f"`{name}`: expected at most {MOST_LAYERS} layers")
+        return config
 
 
 class Columns(Node):
@@ -237,11 +262,14 @@ class Evaluation(Node):
         return listed(self.data)
 
 
-class Lora(Node):
-    """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+Layers = Annotated[list[int], Field(min_length=1)] | Literal["all"]
 
-    type: Literal["lora"] = "lora"
-    """Low-rank adapters; the base model's weights stay as they are."""
+
+class LowRank(Node):
+    """What adapters beside frozen weights have in common (Hu et al. 2021, arXiv:2106.09685)."""
+
+    type: Literal["lora", "qlora"]
+    """Which weights the adapters stand beside."""
     rank: PositiveInt = 16
     """Rank of the update, r."""
     alpha: PositiveFloat = 32.0
@@ -249,17 +277,52 @@ class Lora(Node):
     dropout: Share = 0.0
     """Share of the adapter's inputs that is set to zero while training."""
     targets: Annotated[list[str], Field(min_length=1)] | Literal["all"] = "all"
-    """Names of the linear layers that get an adapter; `all` takes every one but the head."""
+    """Linear layers that get an adapter: q_proj and its like, or own names; `all` but the head."""
+    layers: Layers = "all"
+    """Numbers of the transformer blocks that get adapters, from 0; -1 is the last one."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, arXiv:2312.03732)."""
+    dora: bool = False
+    """Train the lengths of weight rows, too, apart from directions (DoRA, arXiv:2402.09353)."""
+    before: Literal["auto", "continue", "merge", "stack"] = "auto"
+    """The adapter that is there already: train it on, fold it into the base, or keep it frozen."""
+
+    @model_validator(mode="after")
+    def no_stack_of_dora(self) -> "LowRank":
+        if self.dora and self.before == "stack":
+            raise ValueError(
+                "`before: stack` adds up low-rank updates, which `dora: true` is not; "
+                "expected one of the two"
+            )
+        return self
+
+
+class Lora(LowRank):
+    """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+
+    type: Literal["lora"] = "lora"
+    """Low-rank adapters; the base model's weights stay as they are."""
+
+
+class QLora(LowRank):
+    """Low-rank adapters beside weights of few bits (Dettmers et al. 2023, arXiv:2305.14314)."""
+
+    type: Literal["qlora"] = "qlora"
+    """Low-rank adapters; the base model's linear layers are kept in 4 or 8 bits while training."""
+    bits: Literal[4, 8] = 4
+    """4: NF4 with double quantisation; 8: int8, one scale for each row."""
 
 
 class Full(Node):
-    """All weights are trained."""
+    """The weights themselves are trained."""
 
     type: Literal["full"] = "full"
-    """Every weight of the model is trained."""
+    """Every weight of the model is trained, or those of the chosen `layers`."""
+    layers: Layers = "all"
+    """Numbers of the blocks that are trained, -1 is the last; `all`: embeddings and head, too."""
 
 
-Adapter = Annotated[Lora | Full, Field(discriminator="type"), type_left_out("lora")]
+Adapter = Annotated[Lora | QLora | Full, Field(discriminator="type"), type_left_out("lora")]
 
 
 class BatchSize(Node):
@@ -302,7 +365,31 @@ class SGD(Node):
     """Decay of the weights of linear layers and adapters; never of norms, biases and embeddings."""
 
 
-Optimizer = Annotated[AdamW | SGD, Field(discriminator="type"), type_left_out("adamw")]
+class AdamW8bit(Node):
+    """AdamW whose running means are kept in 8 bits (Dettmers et al. 2022, arXiv:2110.02861)."""
+
+    type: Literal["adamw_8bit"] = "adamw_8bit"
+    """AdamW with running means of 8 bits; those of less than 4096 weights stay in 32."""
+    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.999)
+    """Decay of the running means of the gradient and of its square."""
+    epsilon: PositiveFloat = 1e-8
+    """Added to the denominator."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decay of the weights of linear layers and adapters; never of norms, biases and embeddings."""
+
+
+class Adafactor(Node):
+    """Adafactor (Shazeer & Stern 2018, arXiv:1804.04235) with the stage's learning rate."""
+
+    type: Literal["adafactor"] = "adafactor"
+    """Running means of squared gradients as one row and one column; none of the gradients."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decay of the weights of linear layers and adapters; never of norms, biases and embeddings."""
+
+
+Optimizer = Annotated[
+    AdamW | AdamW8bit | Adafactor | SGD, Field(discriminator="type"), type_left_out("adamw")
+]
 
 
 class WarmUp(Node):
@@ -347,7 +434,7 @@ class TrainingStage(Node):
     """Held-out loss during training; none when left out."""
     batch: BatchSize = BatchSize(samples=16)
     """The size of one optimizer step. How it is cut to fit the memory never changes its result."""
-    epochs: PositiveFloat | None = None
+    epochs: Annotated[float, Field(gt=0), at_most(10_000)] | None = None
     """Passes over the data; 1 when neither `epochs` nor `steps` is given."""
     steps: PositiveInt | None = None
     """Optimizer steps, instead of `epochs`."""
@@ -369,6 +456,9 @@ class TrainingStage(Node):
     """Number format of frozen weights and arithmetic; `auto` goes by the device and is printed."""
     gradient_checkpointing: bool = False
     """Keep each layer's input and compute the rest again going back: less memory, more time."""
+    add_tokens: list[Annotated[str, Field(min_length=1)]] = []
+    """Tokens that the vocabulary gets before training; of embeddings and head only their rows are
+    trained where the weights are frozen."""
     layout: Literal["auto", "forest", "padded"] = "auto"
     """`forest`: without padding; `padded`: one sample a row; `auto` probes the model."""
     token_budget: PositiveInt | None = None
@@ -377,6 +467,15 @@ class TrainingStage(Node):
     """How often the state is saved, and how many of the saved states stay."""
     max_skipped_steps: Annotated[int, Field(ge=0)] = 3
     """A step whose loss or gradient is not finite makes no update; more in a row end the stage."""
+
+    @field_validator("add_tokens")
+    @classmethod
+    def each_once(cls, tokens: list[str]) -> list[str]:
+        if any(not token.strip() for token in tokens):
+            raise ValueError("one of the tokens is blank; expected text that can be seen")
+        if len(set(tokens)) < len(tokens):
+            raise ValueError("a token is named twice; expected each one once")
+        return tokens
 
     @field_validator("data")
     @classmethod
@@ -428,7 +527,7 @@ class Sft(TrainingStage):
     """Supervised fine-tuning: learn the assistant's turns, or the completions."""
 
     adapter: Adapter = Lora()
-    """What is trained: `lora` adapters or the `full` weights."""
+    """What is trained: `lora` adapters, `qlora` beside weights of few bits, or `full` weights."""
     train_on: Literal["completions", "all"] = "completions"
     """Which tokens are trained: assistant turns and completions, or all. Of plain text, all are."""
 
@@ -575,10 +674,13 @@ class Recipe(Node):
     """All randomness (order, dropout, initial adapters, held-out share) is a function of it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; `auto` takes an accelerator when there is one."""
-    threads: PositiveInt | None = None
+    threads: Annotated[int, Field(gt=0), at_most(4096)] | None = None
     """CPU threads; left out, the number of cores at the start, kept for the whole run."""
     memory: Memory | None = None
     """The most memory the run may hold; left out, all that the machine has."""
+    trust: list[Literal["remote_code", "pickle"]] = []
+    """What of a model may be used although it can run any code: Python files that come with it
+    (`remote_code`), weights in Python's own format (`pickle`)."""
     stages: Annotated[list[Stage], Field(min_length=1)]
     """What is done, in order; each stage starts from the result of the one before."""
     trackers: list[Tracker] = []

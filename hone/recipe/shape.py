@@ -174,7 +174,8 @@ def _expected_list(branch: Shape) -> str:
     if items and items[0].get("type") == "object":
         keys = ", ".join(items[0]["properties"])
         return f'a list, each item a mapping after "- " with one of {keys}'
-    return "a list of text"
+    whole = bool(items) and items[0].get("type") == "integer"
+    return "a list of whole numbers" if whole else "a list of text"
 
 
 def example(shape: Shape) -> Any:

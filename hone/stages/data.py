@@ -165,35 +165,29 @@ def split_data(
 def draw_held_out(prepared: Joined, share: float, seed: int) -> tuple[list[Indices], Indices]:
     """(training samples of each set, ascending; held out, as they were drawn).
 
-    Of several sets each gives its part of the rows, but never its last one; the samples of a row
-    stay together. A pure function of the seed and the sets' rows. Raises UserError where nothing
-    can be held out.
+    Of several sets each gives its part, but never its last row; the samples of a row stay together.
+    A pure function of the seed and the sets' numbers of rows. Raises UserError where nothing can be
+    held out.
     """
     if len(prepared.sets) == 1:
         training, drawn = split_held_out(prepared.sets[0], share, seed)
         return [training], drawn
     rows = [len(each.row_borders) - 1 for each in prepared.sets]
-    total = sum(rows)
-    parts = apportion(min(max(round(total * share), 1), total - 1), rows)
-    counts = [min(part, size - 1) for part, size in zip(parts, rows, strict=True)]
-    if not any(counts):
+    parts = apportion(min(max(round(sum(rows) * share), 1), sum(rows) - 1), rows)
+    drawn_rows: list[Indices] = []  # the samples of each row
+    for index, (part, count) in enumerate(zip(parts, rows, strict=True)):
+        borders = prepared.sets[index].row_borders + prepared.borders[index]
+        for row in shuffle(count, seed, "held out", index)[: min(part, count - 1)]:
+            drawn_rows.append(np.arange(borders[row], borders[row + 1], dtype=np.int64))
+    if not drawn_rows:
         raise UserError(
-            f"of {total} rows with samples in {len(rows)} data sets none can be held out for "
-            "evaluation: expected a set with at least 2",
+            f"of {sum(rows)} rows in {len(rows)} data sets none can be held out for evaluation: "
+            "expected a set with at least 2",
             hint="leave `evaluation` out, or name other data for it: evaluation: {data: ...}",
         )
-    held_out = [
-        each.samples_of_rows(shuffle(size, seed, "held out", index)[:count])
-        for index, (each, size, count) in enumerate(zip(prepared.sets, rows, counts, strict=True))
-    ]
-    training_sets = [
-        np.setdiff1d(np.arange(len(each)), drawn) + begin
-        for each, drawn, begin in zip(prepared.sets, held_out, prepared.borders, strict=False)
-    ]
-    drawn = np.concatenate(
-        [drawn + begin for drawn, begin in zip(held_out, prepared.borders, strict=False)]
-    )
-    return training_sets, drawn[shuffle(len(drawn), seed, "held out")]
+    mixed = np.concatenate([drawn_rows[i] for i in shuffle(len(drawn_rows), seed, "held out")])
+    everything = [np.arange(*ends, dtype=np.int64) for ends in pairwise(prepared.borders)]
+    return [np.setdiff1d(each, mixed) for each in everything], mixed
 
 
 def _evaluation_order(evaluation: Joined, seed: int) -> Indices:

@@ -14,10 +14,9 @@ from pathlib import Path
 import torch
 import transformers
 from rich.console import Console
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from hone.adapters import choose_targets
+from hone.architecture import first_line
 from hone.checkpoints import find_fault, write_folder
 from hone.data.joined import Joined
 from hone.data.prepared import Prepared, default_cache_folder
@@ -31,12 +30,13 @@ from hone.device import (
     use_threads,
 )
 from hone.errors import UserError
-from hone.hub import find_model
+from hone.extras import check_extra
 from hone.memory import in_words, is_out_of_memory, use_memory_limit
-from hone.models import first_line, load_tokenizer, new_model, save_model
+from hone.model_files import NOTHING, Trust
+from hone.models import load_tokenizer, new_model, save_model
 from hone.optim import describe_cut_warmup
 from hone.recipe.load import LoadedRecipe
-from hone.recipe.schema import Data, Lora, NewModel, Recipe, TrainedTokenizer
+from hone.recipe.schema import AdamW8bit, Data, LowRank, NewModel, QLora, Recipe, TrainedTokenizer
 from hone.runs import Run
 from hone.sampling import Artifact, load_artifact
 from hone.stages.data import (
@@ -49,11 +49,12 @@ from hone.stages.data import (
     split_data,
 )
 from hone.stages.progress import StageProgress
-from hone.stages.start import Start
+from hone.stages.start import Start, check_adapters, check_start
 from hone.stages.supervised import SupervisedStage, adapter_of
 from hone.stages.surroundings import lock_device
 from hone.trackers import check_trackers
 from hone.trackers.supervise import tracked
+from hone.vocabulary import add_tokens, check_rows, check_sizes
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def run_recipe(run: Run, *, console: Console, until: tuple[int, int] | None = No
     """
     quieten_libraries()
     recipe = run.loaded_recipe().recipe
+    check_extras(recipe)
     lock_surroundings(run, recipe)
     device = choose_device(recipe.device)
     make_deterministic(device)
@@ -86,8 +88,9 @@ def run_recipe(run: Run, *, console: Console, until: tuple[int, int] | None = No
         for index, stage in enumerate(recipe.stages):
             result = run.stage_folder(index, stage.method) / "model"
             if find_fault(result) is None:
-                start = Start.at(str(result))
+                start = Start.at(str(result), start.trust)
                 continue
+            check_start(start)
             run.event("stage", stage=index + 1, method=stage.method)
             last_step = until[1] if until and until[0] == index + 1 else None
             work = SupervisedStage(run, recipe, index, console, last_step)
@@ -132,11 +135,12 @@ def lock_surroundings(run: Run, recipe: Recipe) -> None:
 
 def prepare_base(run: Run, recipe: Recipe, console: Console) -> Start:
     """The base model as a folder or Hub id; a new one is made once, in the run's `base/`."""
+    trust = Trust.of(recipe.trust)
     if isinstance(recipe.model, str):
-        return Start.at(recipe.model)
+        return Start.at(recipe.model, trust)
     model, base = recipe.model, run.path / "base"
     if find_fault(base) is not None:
-        tokenizer = base_tokenizer(model)
+        tokenizer = base_tokenizer(model, trust)
         seed_torch(recipe.seed, "base")
         rows = {"vocab_size": len(tokenizer)} | dict(model.config)
         module = new_model(model.architecture, rows)
@@ -152,15 +156,15 @@ def prepare_base(run: Run, recipe: Recipe, console: Console) -> Start:
             f"{len(tokenizer):,} tokens",
             highlight=False,
         )
-    return Start.at(str(base))
+    return Start.at(str(base), trust)
 
 
-def base_tokenizer(model: NewModel | str) -> PreTrainedTokenizerBase:
+def base_tokenizer(model: NewModel | str, trust: Trust = NOTHING) -> PreTrainedTokenizerBase:
     """The tokenizer of the base model; one that has to be made is kept in the cache."""
     if isinstance(model, str):
-        return load_tokenizer(model)
+        return load_tokenizer(model, trust)
     if not isinstance(model.tokenizer, TrainedTokenizer):
-        return load_tokenizer(model.tokenizer)
+        return load_tokenizer(model.tokenizer, trust)
     settings = model.tokenizer
     folder = default_cache_folder().parent / "tokenizers" / tokenizer_key(settings)
     if find_fault(folder) is not None:
@@ -170,11 +174,15 @@ def base_tokenizer(model: NewModel | str) -> PreTrainedTokenizerBase:
 
 
 def stage_tokenizer(loaded: LoadedRecipe, index: int) -> PreTrainedTokenizerBase:
-    """The tokenizer of a stage, with the chat template that the stages before it leave."""
+    """The tokenizer of a stage, with its tokens, and the chat template that the stages before it
+    leave.
+    """
     recipe = loaded.recipe
-    tokenizer = base_tokenizer(recipe.model)
-    for before in recipe.stages[:index]:  # each stage saves its template with its result
+    tokenizer = base_tokenizer(recipe.model, Trust.of(recipe.trust))
+    for before in recipe.stages[:index]:  # each stage saves its tokens and template with its result
+        add_tokens(tokenizer, before.settings.add_tokens)
         tokenizer.chat_template = result_template(before.settings, tokenizer, date=today())
+    add_tokens(tokenizer, recipe.stages[index].settings.add_tokens)
     return tokenizer
 
 
@@ -252,8 +260,9 @@ def check_recipe(loaded: LoadedRecipe) -> list[Finding]:
     recipe = loaded.recipe
     attempt(lambda: choose_device(recipe.device))
     attempt(lambda: check_trackers(recipe.trackers))
+    attempt(lambda: check_extras(recipe))
     attempt(lambda: check_model(recipe))
-    if attempt(lambda: base_tokenizer(recipe.model)) is None:
+    if attempt(lambda: base_tokenizer(recipe.model, Trust.of(recipe.trust))) is None:
         return findings
     for index, stage in enumerate(recipe.stages):
         found = attempt(lambda index=index: check_stage(loaded, index))
@@ -285,25 +294,32 @@ def check_stage(loaded: LoadedRecipe, index: int) -> list[str]:
 
 
 def check_model(recipe: Recipe) -> None:
-    """The model's configuration and the adapters' targets on the meta device, without weights."""
-    with torch.device("meta"):
-        if isinstance(recipe.model, NewModel):
-            model = new_model(recipe.model.architecture, dict(recipe.model.config))
-        else:
-            try:
-                config = AutoConfig.from_pretrained(find_model(Start.at(recipe.model).base))
-                model = AutoModelForCausalLM.from_config(config)
-            except (OSError, ValueError, KeyError) as error:
-                raise UserError(
-                    f'model: "{recipe.model}" cannot be used: {first_line(error)}',
-                    hint="expected a Hub id, or a folder with config.json of a causal language "
-                    "model",
-                    exit_code=2,
-                ) from error
+    """The model's files, its configuration, and what the adapters train of it, without weights."""
+    trust = Trust.of(recipe.trust)
+    if isinstance(recipe.model, NewModel):
+        tokenizer = base_tokenizer(recipe.model, trust)
+        rows = {"vocab_size": len(tokenizer)} | dict(recipe.model.config)
+        with torch.device("meta"):
+            model = new_model(recipe.model.architecture, rows)
+        check_sizes(model, tokenizer)
+        start = None
+    else:
+        start = Start.at(recipe.model, trust)
+        model = check_start(start)
+    adapters = [adapter_of(stage.settings) for stage in recipe.stages]
+    check_adapters(model, start, adapters)
+    for stage, adapter in zip(recipe.stages, adapters, strict=True):
+        if isinstance(adapter, LowRank) and stage.settings.add_tokens:
+            check_rows(model)
+
+
+def check_extras(recipe: Recipe) -> None:
+    """Raises UserError where the recipe asks for a package that is not installed."""
     for stage in recipe.stages:
-        adapter = adapter_of(stage.settings)
-        if isinstance(adapter, Lora):
-            choose_targets(model, adapter.targets)
+        if isinstance(adapter_of(stage.settings), QLora):
+            check_extra("bitsandbytes", "`adapter.type: qlora`")
+        if isinstance(stage.settings.optimizer, AdamW8bit):
+            check_extra("bitsandbytes", "`optimizer.type: adamw_8bit`")
 
 
 def load_result(run: Run, stage: int | str | None = None) -> Artifact:
@@ -312,15 +328,20 @@ def load_result(run: Run, stage: int | str | None = None) -> Artifact:
     """
     quieten_libraries()
     recipe = run.loaded_recipe().recipe
-    device = choose_device(recipe.device)
+    device, trust = choose_device(recipe.device), Trust.of(recipe.trust)
+    return load_artifact(find_result(run, stage), device, trust=trust)
+
+
+def find_result(run: Run, stage: int | str | None = None) -> str:
+    """The folder (of a base, perhaps the Hub id) of what `load_result` loads."""
+    recipe = run.loaded_recipe().recipe
     if stage == "base":
-        base = run.path / "base" if isinstance(recipe.model, NewModel) else recipe.model
-        return load_artifact(str(base), device)
+        return str(run.path / "base") if isinstance(recipe.model, NewModel) else recipe.model
     results = [run.stage_folder(n, s.method) / "model" for n, s in enumerate(recipe.stages)]
     wanted = results if stage is None else [results[int(stage)]]
     for result in reversed(wanted):
         if result.exists():
-            return load_artifact(str(result), device)
+            return str(result)
     raise UserError(
         f"the run `{run.name}` has no finished stage yet", hint=f"hone resume {run.reference}"
     )

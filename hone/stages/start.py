@@ -1,46 +1,91 @@
 """Where a stage starts: the base model or the result of the stage before, and its model."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from peft import PeftModel
+from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from hone.adapters import add_lora, choose_targets, use_fast_forward
+from hone.adapters import (
+    add_lora,
+    choose_before,
+    found_kind,
+    open_adapter,
+    use_fast_forward,
+    wished_kind,
+)
+from hone.architecture import check_model, empty_model
 from hone.checkpoints import find_fault, write_folder
 from hone.device import Precision, seed_torch
 from hone.errors import UserError
-from hone.hub import find_model
-from hone.models import LanguageModel, join_model, load_tokenizer, read_weights, save_model
-from hone.recipe.schema import Full, Lora
+from hone.model_files import NOTHING, Trust, check_adapter_files
+from hone.models import (
+    LanguageModel,
+    join_model,
+    load_tokenizer,
+    read_quantised,
+    read_weights,
+    save_model,
+)
+from hone.quantisation import read_quantisation
+from hone.recipe.schema import Full, LowRank, QLora
 from hone.sampling import base_of_adapter
+from hone.stacking import restore_new, stack
+from hone.targets import choose_blocks, describe_targets, train_blocks
+from hone.vocabulary import (
+    NONE,
+    AddedTokens,
+    check_sizes,
+    grow,
+    has_rows,
+    start_rows,
+    trained_rows,
+    use_fast_rows,
+    with_rows,
+)
 
 
 @dataclass(frozen=True)
 class Start:
     """A base model, and the adapter on it where the stage before made one. tokenizer: folder or Hub
-    id.
+    id. trust: what of them may be used although it can run code.
     """
 
     base: str
     adapter: Path | None
     tokenizer: str
+    trust: Trust = NOTHING
 
     @classmethod
-    def at(cls, source: str) -> "Start":
+    def at(cls, source: str, trust: Trust = NOTHING) -> "Start":
         """The start that a model folder, an adapter folder or a Hub id gives."""
         folder = Path(source)
         base = base_of_adapter(folder) if folder.is_dir() else None
-        return cls(base or source, folder if base else None, source)
+        return cls(base or source, folder if base else None, source, trust)
+
+
+def check_start(start: Start) -> PreTrainedModel:
+    """The start's model on the meta device, after all that can be checked without loading weights.
+
+    Raises UserError for files that are missing, cut off, of different models or not to be trusted,
+    and for a tokenizer with more tokens than the model has embeddings.
+    """
+    if start.adapter:
+        check_adapter_files(start.adapter, start.trust)
+    model = check_model(start.base, start.trust)
+    check_sizes(model, open_tokenizer(start))
+    return model
 
 
 def build_model(
     start: Start,
     checkpoint: Path | None,
-    adapter: Lora | Full,
+    adapter: LowRank | Full,
     *,
+    added: AddedTokens = NONE,
     folder: Path,
     precision: Precision,
     device: torch.device,
@@ -49,78 +94,159 @@ def build_model(
 ) -> LanguageModel:
     """The model of a stage with what is trained, from its start or from one of its checkpoints.
 
-    folder: the stage's; a merged base is kept there. seed: what the initial adapters are drawn
-    from.
+    added: tokens that the stage adds. folder: the stage's; a base of its own is kept there. seed:
+    what the initial adapters are drawn from.
     """
     if isinstance(adapter, Full):
         source = str(checkpoint) if checkpoint else start.base
-        weights = read_weights(source, precision.weights)
+        weights = read_weights(source, precision.weights, start.trust)
         if start.adapter and not checkpoint:
-            weights = merge(weights, start.adapter)
+            weights = merge(weights, start.adapter, start.trust)
+        if not checkpoint:
+            grow(weights, added)
         model = join_model(weights.to(device), precision, layout=layout)
-        model.module.requires_grad_(True)
+        model.remarks += describe_before(start, "merge" if start.adapter else None)
+        train_blocks(model.causal, adapter.layers)
         return model
-    continued = continues(start, adapter)
-    base = start.base if continued or not start.adapter else str(merged_base(start, folder))
-    model = join_model(read_weights(base, precision.weights).to(device), precision, layout=layout)
-    existing = checkpoint or (start.adapter if continued else None)
-    if existing:
-        config = LoraConfig.from_pretrained(str(existing))
-        config.lora_dropout = adapter.dropout  # may be another one than in the stage before
-        model.module = PeftModel.from_pretrained(
-            model.causal, str(existing), is_trainable=True, config=config
-        )
-    else:
-        seed_torch(*seed, "adapter")
-        model.module = add_lora(model.causal, adapter)
+    before = plan_adapter(start, adapter, added)
+    stays = before in ("continue", "stack") or stands_on(start, added)
+    base = start.base if stays else str(own_base(start, folder, added))
+    bits = adapter.bits if isinstance(adapter, QLora) else None
+    weights = (
+        read_quantised(base, bits, precision.weights, device, start.trust)
+        if bits
+        else read_weights(base, precision.weights, start.trust).to(device)
+    )
+    model = join_model(weights, precision, layout=layout)
+    if mapped := describe_targets(model.causal, adapter.targets):
+        model.remarks.append(f"targets mapped to this model's layers: {mapped}")
+    model.remarks += describe_before(start, before)
+    seed_torch(*seed, "adapter")
+    model.module = wrap(model.causal, start, checkpoint, adapter, before, added)
     use_fast_forward(model.module)
+    use_fast_rows(model.module)
+    model.head = with_rows(model.head, model.causal)
     return model
 
 
-def continues(start: Start, adapter: Lora) -> bool:
-    """True where the stage goes on with the adapter of the stage before: same rank, scale and
-    layers.
+def wrap(
+    causal: PreTrainedModel,
+    start: Start,
+    checkpoint: Path | None,
+    adapter: LowRank,
+    before: str | None,
+    added: AddedTokens,
+) -> PeftModel:
+    """A base model with its adapters: fresh ones, those of the stage before, or a checkpoint's."""
+    if before == "stack":
+        assert start.adapter is not None
+        stacked = add_lora(causal, adapter)
+        stack(stacked, start.adapter)
+        if checkpoint:
+            restore_new(stacked, checkpoint)
+        return stacked
+    existing = checkpoint or (start.adapter if before == "continue" else None)
+    if existing:
+        return open_adapter(
+            causal, existing, dropout=adapter.dropout, trainable=True, trust=start.trust
+        )
+    fresh = add_lora(causal, adapter, trained_rows(causal, added))
+    start_rows(fresh, added)
+    return fresh
+
+
+def describe_before(start: Start, before: str | None) -> list[str]:
+    """What is done with the adapter that a stage starts from, in words."""
+    if before is None:
+        return []
+    assert start.adapter is not None
+    done = {
+        "continue": "trained on",
+        "merge": "merged into the base in fp32",
+        "stack": "frozen, with a new one on top; both are saved as one",
+    }[before]
+    remarks = [f"the adapter before is {done}"]
+    if before == "merge" and read_quantisation(start.adapter):
+        remarks.append(
+            "it was trained beside packed weights and is merged into those of the base itself, "
+            "so that this stage starts slightly elsewhere"
+        )
+    return remarks
+
+
+def plan_adapter(start: Start, adapter: LowRank, added: AddedTokens = NONE) -> str | None:
+    """What is done with the adapter that a stage starts from; see `adapters.choose_before`.
+
+    One that is there has no rows for new tokens: it is merged.
     """
-    if start.adapter is None:
+    if start.adapter is None and adapter.before in ("auto", "merge"):
+        return None
+    base = empty_model(start.base, start.trust)
+    found = found_kind(start.adapter, base) if start.adapter else None
+    done = choose_before(found, wished_kind(adapter, base), adapter.before)
+    if not added.ids or done is None:
+        return done
+    if adapter.before in ("continue", "stack"):
+        raise UserError(
+            f"adapter.before: {adapter.before} cannot be done in a stage that adds tokens: the "
+            "adapter before has no rows for them",
+            hint="set `before: merge`, or add the tokens in the first stage",
+            exit_code=2,
+        )
+    return "merge"
+
+
+def check_adapters(
+    model: PreTrainedModel, start: Start | None, adapters: Iterable[LowRank | Full]
+) -> None:
+    """Raises UserError for targets, layers and `before` of a recipe's stages that cannot be.
+
+    model: the base, which may be without weights. start: where the first stage starts; None for a
+    new model.
+    """
+    found = found_kind(start.adapter, model) if start and start.adapter else None
+    for adapter in adapters:
+        if isinstance(adapter, Full):
+            found = None
+            if adapter.layers != "all":
+                choose_blocks(model, adapter.layers)
+            continue
+        wished = wished_kind(adapter, model)
+        done = choose_before(found, wished, adapter.before)
+        found = wished.on(found) if done == "stack" and found else wished
+
+
+def stands_on(start: Start, added: AddedTokens) -> bool:
+    """True where a new adapter can stand on the start's base as it is: nothing is to be merged, and
+    every added token has a row.
+    """
+    if start.adapter:
         return False
-    before = LoraConfig.from_pretrained(str(start.adapter))
-    with torch.device("meta"):
-        config = AutoConfig.from_pretrained(find_model(start.base))
-        base = AutoModelForCausalLM.from_config(config)
-    same_layers = set(before.target_modules or ()) == set(choose_targets(base, adapter.targets))
-    return (before.r, before.lora_alpha) == (adapter.rank, adapter.alpha) and same_layers
+    return not added.ids or has_rows(empty_model(start.base, start.trust), added)
 
 
-def merge(weights: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+def merge(weights: PreTrainedModel, adapter: Path, trust: Trust = NOTHING) -> PreTrainedModel:
     """The base with an adapter folded into its weights, in fp32, in the base's format."""
     dtype = weights.dtype
-    merged = PeftModel.from_pretrained(weights.float(), str(adapter)).merge_and_unload()
+    merged = open_adapter(weights.float(), adapter, trust=trust).merge_and_unload()
     return merged.to(dtype)
 
 
-def merged_base(start: Start, folder: Path) -> Path:
-    """The merged model a new adapter stands on, kept in the stage's folder and made only once."""
-    assert start.adapter is not None
-    adapter, base = start.adapter, folder / "base"
+def own_base(start: Start, folder: Path, added: AddedTokens = NONE) -> Path:
+    """The model that a new adapter stands on where it cannot be the start's: with the adapter of
+    the stage before merged, and rows for added tokens. Kept in the stage's folder, made only once.
+    """
+    base = folder / "base"
     if find_fault(base) is not None:
-        merged = merge(read_weights(start.base, torch.float32), adapter)
-        write_folder(base, lambda path: save_model(merged, path))
+        # Without an adapter nothing is computed, and the weights stay as they are.
+        weights = read_weights(start.base, torch.float32 if start.adapter else "auto", start.trust)
+        if start.adapter:
+            weights = merge(weights, start.adapter, start.trust)
+        grow(weights, added)
+        write_folder(base, lambda path: save_model(weights, path))
     return base
 
 
 def open_tokenizer(start: Start) -> PreTrainedTokenizerBase:
-    """The tokenizer of a stage."""
-    return load_tokenizer(start.tokenizer)
-
-
-def check_sizes(model: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises UserError where the tokenizer has tokens that the model has no embedding for."""
-    rows = model.causal.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings",
-            hint="the folder mixes files of two models; expected as many embeddings as tokens",
-        )
-
-
-__all__ = ["Start", "build_model", "check_sizes", "choose_targets", "open_tokenizer"]
+    """The tokenizer that a stage begins with."""
+    return load_tokenizer(start.tokenizer, start.trust)

@@ -24,7 +24,8 @@ from hone.losses import LOSSES
 from hone.metrics import Row
 from hone.models import choose_token_budget, save_model
 from hone.optim import describe_cut_warmup, make_optimizer
-from hone.recipe.schema import Data, Full, Lora, Recipe, Sft, TrainingStage
+from hone.quantisation import count_weights
+from hone.recipe.schema import Data, Full, LowRank, Recipe, Sft, TrainingStage
 from hone.runs import Run
 from hone.sampling import Rendering
 from hone.signals import StepReached
@@ -37,14 +38,15 @@ from hone.stages.data import (
     split_data,
 )
 from hone.stages.progress import StageProgress
-from hone.stages.start import Start, build_model, check_sizes, open_tokenizer
+from hone.stages.start import Start, build_model, open_tokenizer
 from hone.stages.surroundings import lock_base
 from hone.training import Training
+from hone.vocabulary import NONE, AddedTokens, add_tokens, describe_added
 
 STATUS_EVERY_S = 1.0
 
 
-def adapter_of(settings: TrainingStage) -> Lora | Full:
+def adapter_of(settings: TrainingStage) -> LowRank | Full:
     """What the stage trains."""
     return settings.adapter if isinstance(settings, Sft) else Full()
 
@@ -65,14 +67,17 @@ class SupervisedStage:
         self.console = console
         self.last_step = last_step
         self.status_at = 0.0
+        self.added: AddedTokens = NONE
 
     def execute(self, start: Start, device: torch.device) -> Start:
         """Train from `start`; returns where the next stage starts."""
         self.folder.mkdir(parents=True, exist_ok=True)
         tokenizer = open_tokenizer(start)
+        self.added = add_tokens(tokenizer, self.settings.add_tokens)
+        for line in describe_added(tokenizer, self.added):
+            self.console.print(f"{self.title}: {line}", highlight=False, markup=False)
         data = self.open_data(tokenizer)
         training, state = self.make_training(start, data, device)
-        check_sizes(training.model, tokenizer)
         if self.index == 0:
             lock_base(self.run, self.recipe, start)
         log = self.folder / "log.txt"
@@ -90,7 +95,7 @@ class SupervisedStage:
             state = fit(training, state)
             self.describe_end(progress, training, state)
             self.save_result(training, state, data.prepared, tokenizer)
-        return Start.at(str(self.folder / "model"))
+        return Start.at(str(self.folder / "model"), start.trust)
 
     def open_data(self, tokenizer: PreTrainedTokenizerBase) -> StageData:
         """The stage's data: of the cache a resumed run began with, or prepared now."""
@@ -142,6 +147,7 @@ class SupervisedStage:
             start,
             checkpoint,
             adapter,
+            added=self.added,
             folder=self.folder,
             precision=precision,
             device=device,
@@ -182,7 +188,7 @@ class SupervisedStage:
         """Say what was derived before the first step."""
         model, report = training.model, data.prepared.report
         trained = sum(p.numel() for _, p in model.trainable())
-        total = sum(p.numel() for p in model.module.parameters())
+        total = count_weights(model.module)
         dropped = {
             name: report[name]
             for name in (
@@ -204,6 +210,7 @@ class SupervisedStage:
             f"{trained:,} of {total:,} parameters trained on {model.device.type}",
             f"precision {compute}: {model.precision.reason}",
             f"layout {model.layout}{reason}, {training.token_budget:,} tokens at once",
+            *model.remarks,
             str(check_disk(training)),
             describe_cut_warmup(self.settings, data.total_steps),
             f"step {state.step} of {data.total_steps}",

@@ -177,6 +177,37 @@ def test_parquet(tmp_path: Path) -> None:
         read(write(tmp_path / "b.parquet", "no parquet"))
 
 
+def test_parquet_values_that_python_cannot_hold_are_bad_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    when = pyarrow.array([1, 2**62, 2], pyarrow.timestamp("us"))
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b", "c"], "when": when}), path)
+    first, bad, last = open_source(str(path)).rows()
+    assert isinstance(first, Row) and isinstance(last, Row)
+    assert (first.values["text"], last.values["text"], last.number) == ("a", "c", 3)
+    assert bad == BadRow(0, 2, "a value cannot be read: date value out of range")
+
+
+def test_a_parquet_file_whose_footer_is_broken(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"]}), path)
+    content = bytearray(path.read_bytes())
+    content[-40:-8] = b"\xff" * 32
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        hash_files([path], {})
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        list(open_source(str(path)).rows())
+
+
+def test_a_number_with_more_digits_than_python_takes(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('[{"a": 1},\n{"a": %s}]' % ("1" * 5000))  # braces
+    rows = open_source(str(path)).rows()
+    assert next(rows) == Row(0, 1, {"a": 1})
+    with pytest.raises(UserError, match=r"a.json:2: not readable: .*4300 digits"):
+        next(rows)
+
+
 def test_a_folder_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / ".hidden").mkdir()

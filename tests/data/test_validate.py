@@ -50,6 +50,16 @@ def test_every_bad_row_is_counted_and_the_first_are_named(tmp_path: Path) -> Non
     assert len(few.training[0].bad) == 2 and few.training[0].num_bad == 5 and not few.ok
 
 
+def test_rows_nested_as_deeply_as_can_be_read_are_judged(tmp_path: Path) -> None:
+    deep = [f'{{"text": "a", "x": {"[" * n}{"]" * n}}}' for n in range(900, 1000)]
+    (report,) = validate([write(tmp_path / "a.jsonl", *deep)]).training
+    assert report.rows == 100 and 0 < report.num_bad < 100
+    assert {reason.partition(":")[0] for _, reason in report.bad} <= {
+        "not readable as JSON",
+        "not readable",
+    }
+
+
 def test_what_training_reads_is_valid(tmp_path: Path) -> None:
     found = validate([write(tmp_path / "a.jsonl", pair("a", "b"), pair("c", "d"))])
     assert found.ok and found.repeated.count == 0 and found.trained is None

@@ -25,15 +25,18 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 from rich.console import Console
+from safetensors.torch import load_file
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig
 
+from hone.adapters import add_lora
 from hone.checkpoints import list_checkpoints
 from hone.data.tokenizer_training import train_tokenizer
 from hone.errors import UserError
 from hone.metrics import canonical_metrics
+from hone.models import read_quantised, read_weights, save_model
 from hone.recipe.load import load_recipe
-from hone.recipe.schema import STAGES, Node, Recipe
+from hone.recipe.schema import STAGES, Lora, Node, Recipe
 from hone.runs import Run, create_run
 from hone.stages.run import prepare_stage, run_recipe
 from tests.trackers.reading import records_of
@@ -81,6 +84,9 @@ NEW_MODEL = "model=" + NEW % SHAPE
 ONE_STEP = "data: {path: rows.jsonl}, batch: {samples: 2}, steps: 1"
 TWO_STAGES = f"stages=[{{sft: {{{ONE_STEP}}}}}, {{sft: {{{ONE_STEP}}}}}]"
 LORA = "adapter={type: lora, rank: 2}"
+QLORA = "adapter={type: qlora, rank: 2}"
+EIGHT_BIT = "optimizer={type: adamw_8bit}"
+ADAFACTOR = "optimizer={type: adafactor}"
 
 TOP = {
     "model": case("model=bloom"),
@@ -94,6 +100,7 @@ TOP = {
     "threads": case("threads=2", differs="threads"),
     "memory": case("memory=50MB", differs="error"),
     "memory.limit": case("memory={limit: 50MB}", differs="error"),
+    "trust": case("trust=[pickle]", start="model=pickled", differs="error weights"),
     "stages": case(TWO_STAGES),
     "pretrain": case(f"stages=[{{pretrain: {{{ONE_STEP}}}}}]", differs="checkpoints"),
     "sft": case(f"stages=[{{sft: {{{ONE_STEP}}}}}]", differs="metrics checkpoints"),
@@ -201,6 +208,14 @@ STAGE = {
     "optimizer.adamw.betas": case("optimizer.betas=[0.8, 0.999]", "optimizer.betas=[0.9, 0.9]"),
     "optimizer.adamw.epsilon": case("optimizer.epsilon=0.001"),
     "optimizer.adamw.weight_decay": case("optimizer.weight_decay=0.1"),
+    "optimizer.adamw_8bit.type": case(EIGHT_BIT, start="optimizer={type: sgd}"),
+    "optimizer.adamw_8bit.betas": case(
+        "optimizer.betas=[0.8, 0.999]", "optimizer.betas=[0.9, 0.9]", start=EIGHT_BIT
+    ),
+    "optimizer.adamw_8bit.epsilon": case("optimizer.epsilon=0.001", start=EIGHT_BIT),
+    "optimizer.adamw_8bit.weight_decay": case("optimizer.weight_decay=0.1", start=EIGHT_BIT),
+    "optimizer.adafactor.type": case(ADAFACTOR),
+    "optimizer.adafactor.weight_decay": case("optimizer.weight_decay=0.1", start=ADAFACTOR),
     "optimizer.sgd.type": case("optimizer={type: sgd}"),
     "optimizer.sgd.momentum": case("optimizer.momentum=0.9", start="optimizer={type: sgd}"),
     "optimizer.sgd.weight_decay": case("optimizer.weight_decay=0.1", start="optimizer={type: sgd}"),
@@ -214,6 +229,7 @@ STAGE = {
     ),
     "precision": case("precision=bf16"),
     "gradient_checkpointing": case("gradient_checkpointing=true", differs="kept", same="weights"),
+    "add_tokens": case("add_tokens=[is before]", differs="weights printed"),
     "layout": case("layout=padded", start="model=bloom", differs="printed"),
     "token_budget": case("token_budget=40", differs="kept printed"),
     "checkpoint.every": case(
@@ -232,12 +248,37 @@ STAGE = {
     "max_skipped_steps": case("max_skipped_steps=0", start=EXPLODING, differs="error"),
 }
 
+
+def low_rank(name: str, start: str) -> dict[str, Case]:
+    """The cases of what adapters on plain and on packed weights have in common."""
+    there = (f"model=adapted-{name}", start)
+    return {
+        f"adapter.{name}.rank": case("adapter.rank=3", start=start),
+        f"adapter.{name}.alpha": case("adapter.alpha=5", start=start),
+        f"adapter.{name}.dropout": case("adapter.dropout=0.5", start=start),
+        f"adapter.{name}.targets": case("adapter.targets=[q_proj]", start=start),
+        f"adapter.{name}.layers": case("adapter.layers=[0]", "adapter.layers=[-1]", start=start),
+        f"adapter.{name}.rslora": case("adapter.rslora=true", start=start),
+        f"adapter.{name}.dora": case("adapter.dora=true", start=start),
+        f"adapter.{name}.before": case(
+            *("adapter.before=merge", "adapter.before=stack"),
+            start=there,
+            differs="weights printed",
+        ),
+    }
+
+
 SFT = {
     "adapter.lora.type": case(LORA, differs="weights printed"),
-    "adapter.lora.rank": case("adapter.rank=3", start=LORA),
-    "adapter.lora.alpha": case("adapter.alpha=5", start=LORA),
-    "adapter.lora.dropout": case("adapter.dropout=0.5", start=LORA),
-    "adapter.lora.targets": case("adapter.targets=[q_proj]", start=LORA),
+    **low_rank("lora", LORA),
+    "adapter.qlora.type": case(QLORA, start=LORA, differs="weights metrics"),
+    "adapter.qlora.bits": case("adapter.bits=8", start=QLORA),
+    **low_rank("qlora", QLORA),
+    "adapter.full.layers": case(
+        "adapter={type: full, layers: [0]}",
+        "adapter={type: full, layers: [-1]}",
+        differs="weights printed",
+    ),
     "adapter.full.type": case("adapter={type: full}", start=LORA, differs="weights printed"),
     "train_on": case("train_on=all", differs="weights printed"),
 }
@@ -302,6 +343,20 @@ TOGETHER = {
         differs="weights printed",
     ),
     "dropout of an adapter that goes on": case("sft[1].adapter.dropout=0.5", start=TWO_STAGES),
+    "an adapter on chosen blocks goes on": case(
+        "sft[1].adapter.layers=[1]",
+        start=(
+            TWO_STAGES,
+            "sft[0].adapter={layers: [0]}",
+            "sft[1].adapter={layers: [0], before: continue}",
+            "sft[1].adapter.before=auto",
+        ),
+    ),
+    "usual names are mapped and said": case(
+        "sft.adapter.targets=[q_proj, o_proj]",
+        start=("model=bloom", "sft.adapter={type: lora, targets: [query_key_value]}"),
+        differs="weights printed",
+    ),
     "layers of an adapter that could go on": case(
         "sft[1].adapter.targets=all",
         start=(
@@ -309,6 +364,17 @@ TOGETHER = {
             "sft[0].adapter={targets: [q_proj]}",
             "sft[1].adapter={targets: [q_proj]}",
         ),
+    ),
+    "tokens beside adapters": case(
+        "sft.add_tokens=[is before]",
+        start="sft.adapter={type: lora, rank: 2}",
+        differs="weights printed",
+    ),
+    "tokens that the stage before has added": case(
+        "sft[1].add_tokens=[is before]",
+        start=(TWO_STAGES, "sft[0].add_tokens=[is before]"),
+        differs="printed",
+        same="weights metrics",
     ),
     "a data set among several is read in its own way": case(
         "sft.data[1].format=text",
@@ -366,7 +432,19 @@ REFUSED = {
     ("memory=8",): "memory",
     ("memory={limit: eight}",): "such as 8GB",
     ("sft.warmup=3",): "something is trained at the full rate",
+    ("sft.add_tokens=[a, b, a]",): "a token is named twice",
+    ("sft.add_tokens=['  ']",): "one of the tokens is blank",
     ("sft.adapter={type: full, rank: 3}",): 'unknown key "rank" with type "full"',
+    ("sft.adapter={type: lora, bits: 4}",): 'unknown key "bits" with type "lora"',
+    ("sft.adapter={type: full, before: merge}",): 'unknown key "before" with type "full"',
+    ("sft.adapter={dora: true, before: stack}",): "expected one of the two",
+    ("sft.adapter={before: continue}",): "before: continue needs an adapter",
+    ("sft.adapter={before: stack}",): "before: stack needs an adapter",
+    ("model=adapted-lora", "sft.adapter={rank: 3, before: continue}"): "rank was 2 and is 3",
+    ("sft.adapter={type: full, layers: [2]}",): "there is no block 2, the model has 2",
+    ("sft.adapter={layers: [-3]}",): "there is no block -3, the model has 2",
+    ("sft.adapter={targets: [c_attn]}",): '"c_attn" is not a linear layer of this model',
+    ("sft.optimizer={type: adafactor, epsilon: 1e-8}",): 'unknown key "epsilon"',
     ("sft.optimizer={type: sgd, epsilon: 1e-8}",): 'unknown key "epsilon" with type "sgd"',
 }
 
@@ -453,6 +531,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("every-field")
     write_rows(folder)
     write_models(folder)
+    write_adapters(folder)
     write_hub_data(folder)
     write_stores(folder)
     for method in STAGES:
@@ -560,9 +639,10 @@ def mlflow_runs(store: Path, runs: Path) -> Iterator[Any]:
 
 
 def said(console: Console) -> Iterator[str]:
-    """The lines on the console without those that tell the speed."""
+    """The lines on the console without those that tell the speed, or what is free on the disk."""
     assert isinstance(console.file, io.StringIO)
-    return (line for line in console.file.getvalue().splitlines() if "tokens/s" not in line)
+    lines = console.file.getvalue().splitlines()
+    return (line for line in lines if "tokens/s" not in line and "disk: " not in line)
 
 
 # --- What the runs stand on ----------------------------------------------------------------------
@@ -636,6 +716,29 @@ def write_models(folder: Path) -> None:
     }.items():
         AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+    pickled = shutil.copytree(folder / "llama", folder / "pickled")
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+
+
+def write_adapters(folder: Path) -> None:
+    """Adapters on the Llama and on its packed weights, with the model's tokenizer beside them."""
+    base = str(folder / "llama")
+    plain = read_weights(base, torch.float32)
+    packed = read_quantised(base, 4, torch.float32, torch.device("cpu"))
+    for name, weights in (("lora", plain), ("qlora", packed)):
+        torch.manual_seed(1)
+        model = add_lora(weights, Lora(rank=2))
+        with torch.no_grad():
+            for parameter_name, parameter in model.named_parameters():
+                if "lora_B" in parameter_name:
+                    parameter.normal_(std=0.1)
+        place = folder / f"adapted-{name}"
+        place.mkdir()
+        save_model(model, place)
+        for path in (folder / "llama").iterdir():
+            if path.name.startswith(("token", "chat_template")):
+                shutil.copy(path, place)
 
 
 def write_stores(folder: Path) -> None:
@@ -709,8 +812,9 @@ def test_the_same_recipe_has_the_same_outcome(folder: Path, observe: Observe) ->
 
 
 def test_a_stage_is_shown_with_the_template_of_the_stage_before(folder: Path) -> None:
-    """What `hone data show` prepares is what the run trains on."""
+    """What `hone data show` prepares is what the run trains on, with the tokens of each stage."""
     overrides = [TWO_STAGES, "sft[0].data.template=brackets.jinja"]
+    overrides += ["sft[0].add_tokens=[is after]", "sft[1].add_tokens=[and so on]"]
     loaded = load_recipe(folder / "sft.yaml", overrides)
     run = create_run(loaded, "shown", folder / "runs")
     run_recipe(run, console=Console(file=io.StringIO()))

@@ -109,7 +109,8 @@ stages:
         ),
         (
             "sft.adapter.type=loara",
-            'sft.adapter.type: expected "lora" or "full", found "loara"; did you mean "lora"?',
+            'sft.adapter.type: expected "lora", "qlora" or "full", found "loara"; '
+            'did you mean "lora"?',
         ),
         (
             "trackers=[tensorbord]",
@@ -159,6 +160,18 @@ stages:
             "model.config.type: expected a whole number, a number, true or false or text, "
             "found a list",
         ),
+        (
+            "model={tokenizer: {train_on: chat.jsonl, vocabulary: 1000000000000000000}}",
+            "model.tokenizer.vocabulary: expected at most 1048576",
+        ),
+        (
+            "model={tokenizer: t, config: {num_hidden_layers: 1000000000}}",
+            "model.config: `num_hidden_layers`: expected at most 10000 layers",
+        ),
+        ("sft.epochs=1e300", "sft.epochs: expected at most 10000"),
+        ("sft.steps=2147483648", "sft.steps: expected at most 2147483647"),
+        ("sft.adapter.rank=100000", "sft.adapter.rank: expected at most 65536"),
+        ("threads=1000000", "threads: expected at most 4096"),
         ("stages={}", 'stages: expected a list, each item a mapping after "- " with one of'),
         ("stages=[]", "with one of pretrain, sft, found an empty list"),
         ("stages=[3]", "stages[0]: expected a mapping with the keys pretrain, sft, found"),
@@ -182,7 +195,8 @@ def test_messages(tmp_path: Path, override: str, message: str) -> None:
         ("steps=3", 'unknown key "steps"; did you mean "sft.steps"?'),
         (
             "xyz=3",
-            'unknown key "xyz"; expected one of model, seed, device, threads, memory, stages',
+            'unknown key "xyz"; expected one of model, seed, device, threads, memory, trust, '
+            "stages",
         ),
         ("pretrain.steps=3", 'there is no stage "pretrain"; the recipe has sft'),
         ("sft[1].steps=3", "there is no sft[1]; the recipe has sft"),

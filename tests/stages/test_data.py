@@ -120,6 +120,33 @@ def test_every_set_gives_its_part_to_the_held_out_samples(tmp_path: Path) -> Non
     assert first.tolist() == data.held_out.indices[:5].tolist()
 
 
+def test_the_samples_of_a_row_are_held_out_together(tmp_path: Path) -> None:
+    long = [[{"text": f"{s} {i} " + "word " * (9 * (i % 5))} for i in range(40)] for s in range(2)]
+    for name, rows in enumerate(long):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(lines)
+    settings: dict[str, Any] = {"max_tokens": 20, "overlong": "split", "train_on": "all"}
+    cache = tmp_path / "cache"
+    joined = Joined(
+        tuple(
+            prepare(
+                Data(path=str(tmp_path / f"{name}.jsonl")),
+                shared("byte_level"),
+                cache_folder=cache,
+                **settings,
+            )
+            for name in range(2)
+        )
+    )
+    assert len(joined) > 120
+    data = split_data(stage(0, 0, evaluation={"share": 0.25}), joined, None, 3, 0)
+    held_out = [joined.place(int(i)) for i in data.held_out.indices]
+    trained = {joined.place(int(i)) for i in data.training.indices}
+    assert len(set(held_out)) == 20 < len(held_out)
+    assert not trained & set(held_out)
+    assert len(data.training) + len(data.held_out) == len(joined)
+
+
 def test_sets_of_one_sample_cannot_be_held_out(tmp_path: Path) -> None:
     joined = prepared_sets(tmp_path, 1, 1)
     with pytest.raises(UserError, match="none can be held out"):
@@ -152,6 +179,17 @@ def test_conversations_with_different_templates_do_not_go_together(tmp_path: Pat
     joined = join([prepared("text", "chatml"), prepared("chat", own)], ["0.jsonl", "1.jsonl"])
     assert joined.decides == 1 and not joined.plain
     assert joined.template == Path(own).read_text()
+
+
+@pytest.mark.quick
+def test_a_profile_goes_into_every_data_set(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").touch()
+    recipe = tmp_path / "recipe.yaml"
+    sets = "[a.jsonl, {path: b.jsonl, template: auto}]"
+    recipe.write_text(f"model: acme/base\nstages: [{{sft: {{profile: chat, data: {sets}}}}}]\n")
+    settings = load_recipe(recipe).recipe.stages[0].settings
+    assert [data.template for data in settings.data_sets] == ["chatml", "auto"]
 
 
 MIXED = (
@@ -198,26 +236,17 @@ def test_a_mixed_run_is_killed_and_resumed_to_the_same_bytes(tmp_path: Path) -> 
         time.sleep(0.01)
     kill(process)
     assert process.returncode == -signal.SIGKILL
+    pairs = folder / "pairs.jsonl"
+    before = pairs.read_bytes()
+    pairs.write_bytes(before + b'{"prompt": "1 plus 1 is", "completion": " 2"}\n')
+    printed = hone(folder, "resume", "first", expect=2)
+    assert "data have changed since the run" in printed
+    assert "data[1] of stage 1: `" in printed and "pairs.jsonl` was" in printed
+    pairs.write_bytes(before)
     for name in ("chat", "pairs", "text"):  # all that is needed is in the cache
         (folder / f"{name}.jsonl").rename(folder / f"{name}.away")
     hone(folder, "resume", "first")
     assert fingerprint(run) == expected
-
-
-@pytest.mark.e2e
-def test_a_data_set_that_has_changed_is_named(tmp_path: Path) -> None:
-    folder = mixed_folder(tmp_path)
-    process = start(folder, "run", "recipe.yaml", "--name", "first")
-    metrics = folder / "runs" / "first" / "stages" / "1-sft" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while process.poll() is None and len(read_metrics(metrics)) < 5:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    kill(process)
-    with (folder / "pairs.jsonl").open("a") as file:
-        file.write(json.dumps({"prompt": "1 plus 1 is", "completion": " 2"}) + "\n")
-    printed = hone(folder, "resume", "first", expect=1)
-    assert "pairs.jsonl` has changed since the run" in printed
 
 
 def test_the_check_says_what_an_epoch_is_made_of(
