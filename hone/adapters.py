@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hone.errors import UserError
-from hone.model_files import NOTHING, Trust, check_adapter_files
+from hone.model_files import NOTHING, Trust
 from hone.models import read_adapter
 from hone.quantisation import has_transposed, read_quantisation
 from hone.recipe.schema import LowRank, QLora
@@ -194,16 +194,14 @@ def add_lora(
 def open_adapter(
     model: PreTrainedModel,
     folder: Path,
+    trust: Trust = NOTHING,
     *,
     dropout: float | None = None,
     trainable: bool = False,
-    trust: Trust = NOTHING,
 ) -> PeftModel:
-    """An adapter's folder on its base, whose weights may be packed.
-
-    Raises UserError for an adapter that is not whole or was made for another model.
+    """An adapter's folder on its base, whose weights may be packed; raises UserError where it is
+    not whole or was made for another model.
     """
-    check_adapter_files(folder, trust)
     config = PeftConfig.from_pretrained(str(folder))
     if isinstance(config, LoraConfig):
         config.fan_in_fan_out = has_transposed(model, packed=False)

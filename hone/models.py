@@ -34,7 +34,7 @@ from hone.errors import UserError
 from hone.forest import ROW_MULTIPLE, Batch, count_step, make_batch
 from hone.hub import find_model
 from hone.logprobs import Head, compute_scores
-from hone.memory import is_out_of_memory, usable_memory_bytes
+from hone.memory import usable_memory_bytes
 from hone.model_files import (
     ADAPTER,
     CONFIG,

@@ -153,7 +153,11 @@ def base_of_adapter(folder: Path) -> str | None:
 
 
 def read_base(
-    source: str, adapter: Path, device: torch.device, dtype: torch.dtype, trust: Trust = NOTHING
+    source: str,
+    adapter: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    trust: Trust = NOTHING,
 ) -> PreTrainedModel:
     """The base of an adapter's folder, packed as it was while the adapter was trained."""
     bits = read_quantisation(adapter)
@@ -170,7 +174,7 @@ def load_artifact(
     base = base_of_adapter(folder) if folder.is_dir() else None
     module: PreTrainedModel | PeftModel = read_base(base or source, folder, device, dtype, trust)
     if base:
-        module = open_adapter(module, folder, trust=trust)
+        module = open_adapter(module, folder, trust)
     module.eval().to(device)
     tokenizer = load_tokenizer(source, trust)
     rendering = _read_rendering(folder)

@@ -5,7 +5,6 @@ with the summary given here; a new one is a file and a line. `hone --help` impor
 """
 
 import io
-import logging
 import os
 import sys
 import warnings
@@ -186,7 +185,6 @@ def _root(
 def _quiet_libraries() -> None:
     """What libraries tell developers is shown by --debug, `python -W` or their own settings."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 

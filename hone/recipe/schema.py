@@ -270,7 +270,7 @@ class LowRank(Node):
 
     type: Literal["lora", "qlora"]
     """Which weights the adapters stand beside."""
-    rank: PositiveInt = 16
+    rank: Annotated[int, Field(gt=0), at_most(2**16)] = 16
     """Rank of the update, r."""
     alpha: PositiveFloat = 32.0
     """The update is scaled by alpha / rank."""
@@ -530,6 +530,15 @@ class Sft(TrainingStage):
     """What is trained: `lora` adapters, `qlora` beside weights of few bits, or `full` weights."""
     train_on: Literal["completions", "all"] = "completions"
     """Which tokens are trained: assistant turns and completions, or all. Of plain text, all are."""
+
+    @model_validator(mode="after")
+    def rows_are_trained(self) -> "Sft":
+        if self.add_tokens and isinstance(self.adapter, Full) and self.adapter.layers != "all":
+            raise ValueError(
+                "`add_tokens` needs embeddings that are trained, and `adapter.layers` leaves them "
+                "as they are; expected `layers: all`"
+            )
+        return self
 
 
 STAGES: dict[str, type[TrainingStage]] = {"pretrain": Pretrain, "sft": Sft}

@@ -36,7 +36,15 @@ from hone.model_files import NOTHING, Trust
 from hone.models import load_tokenizer, new_model, save_model
 from hone.optim import describe_cut_warmup
 from hone.recipe.load import LoadedRecipe
-from hone.recipe.schema import AdamW8bit, Data, LowRank, NewModel, QLora, Recipe, TrainedTokenizer
+from hone.recipe.schema import (
+    AdamW8bit,
+    Data,
+    Full,
+    NewModel,
+    QLora,
+    Recipe,
+    TrainedTokenizer,
+)
 from hone.runs import Run
 from hone.sampling import Artifact, load_artifact
 from hone.stages.data import (
@@ -306,10 +314,9 @@ def check_model(recipe: Recipe) -> None:
     else:
         start = Start.at(recipe.model, trust)
         model = check_start(start)
-    adapters = [adapter_of(stage.settings) for stage in recipe.stages]
-    check_adapters(model, start, adapters)
-    for stage, adapter in zip(recipe.stages, adapters, strict=True):
-        if isinstance(adapter, LowRank) and stage.settings.add_tokens:
+    check_adapters(model, start, [adapter_of(stage.settings) for stage in recipe.stages])
+    for stage in recipe.stages:
+        if stage.settings.add_tokens and not isinstance(adapter_of(stage.settings), Full):
             check_rows(model)
 
 

@@ -109,8 +109,9 @@ def build_model(
         train_blocks(model.causal, adapter.layers)
         return model
     before = plan_adapter(start, adapter, added)
-    stays = before in ("continue", "stack") or stands_on(start, added)
-    base = start.base if stays else str(own_base(start, folder, added))
+    base = start.base
+    if before == "merge" or not has_all_rows(start, added):
+        base = str(own_base(start, folder, added))
     bits = adapter.bits if isinstance(adapter, QLora) else None
     weights = (
         read_quantised(base, bits, precision.weights, device, start.trust)
@@ -147,9 +148,7 @@ def wrap(
         return stacked
     existing = checkpoint or (start.adapter if before == "continue" else None)
     if existing:
-        return open_adapter(
-            causal, existing, dropout=adapter.dropout, trainable=True, trust=start.trust
-        )
+        return open_adapter(causal, existing, start.trust, dropout=adapter.dropout, trainable=True)
     fresh = add_lora(causal, adapter, trained_rows(causal, added))
     start_rows(fresh, added)
     return fresh
@@ -175,12 +174,20 @@ def describe_before(start: Start, before: str | None) -> list[str]:
 
 
 def plan_adapter(start: Start, adapter: LowRank, added: AddedTokens = NONE) -> str | None:
-    """What is done with the adapter that a stage starts from; see `adapters.choose_before`.
-
-    One that is there has no rows for new tokens: it is merged.
+    """What is done with the adapter that a stage starts from; see `adapters.choose_before`. One
+    adapter has one set of trained rows: for new tokens, the one before is merged.
     """
     if start.adapter is None and adapter.before in ("auto", "merge"):
         return None
+    if start.adapter and added.ids:
+        if adapter.before in ("continue", "stack"):
+            raise UserError(
+                f"adapter.before: {adapter.before} keeps the adapter as it is, and `add_tokens` "
+                "gives it rows that it does not have",
+                hint="set `before: merge`, or add the tokens in the first stage with an adapter",
+                exit_code=2,
+            )
+        return "merge"
     base = empty_model(start.base, start.trust)
     found = found_kind(start.adapter, base) if start.adapter else None
     done = choose_before(found, wished_kind(adapter, base), adapter.before)
@@ -216,19 +223,15 @@ def check_adapters(
         found = wished.on(found) if done == "stack" and found else wished
 
 
-def stands_on(start: Start, added: AddedTokens) -> bool:
-    """True where a new adapter can stand on the start's base as it is: nothing is to be merged, and
-    every added token has a row.
-    """
-    if start.adapter:
-        return False
+def has_all_rows(start: Start, added: AddedTokens) -> bool:
+    """True where the start's base has a row for every added token."""
     return not added.ids or has_rows(empty_model(start.base, start.trust), added)
 
 
 def merge(weights: PreTrainedModel, adapter: Path, trust: Trust = NOTHING) -> PreTrainedModel:
     """The base with an adapter folded into its weights, in fp32, in the base's format."""
     dtype = weights.dtype
-    merged = open_adapter(weights.float(), adapter, trust=trust).merge_and_unload()
+    merged = open_adapter(weights.float(), adapter, trust).merge_and_unload()
     return merged.to(dtype)
 
 

@@ -433,6 +433,7 @@ REFUSED = {
     ("memory={limit: eight}",): "such as 8GB",
     ("sft.warmup=3",): "something is trained at the full rate",
     ("sft.add_tokens=[a, b, a]",): "a token is named twice",
+    ("sft.add_tokens=[a]", "sft.adapter={type: full, layers: [0]}"): "expected `layers: all`",
     ("sft.add_tokens=['  ']",): "one of the tokens is blank",
     ("sft.adapter={type: full, rank: 3}",): 'unknown key "rank" with type "full"',
     ("sft.adapter={type: lora, bits: 4}",): 'unknown key "bits" with type "lora"',
