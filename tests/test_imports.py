@@ -27,6 +27,7 @@ ABOVE_THE_LINE = [
     "concealing",
     "runs",
     "metrics",
+    "trackers",
     "removal",
     "quarantine",
     "data",

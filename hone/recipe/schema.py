@@ -581,6 +581,66 @@ class Stage(Node):
         return settings
 
 
+class Tracked(Node):
+    """What every tracker has in common; `metrics.jsonl` stays what counts."""
+
+    shorthand: ClassVar[str | None] = "type"
+
+    answer_within_s: PositiveFloat = 60.0
+    """Seconds without an answer after which it is given up with a warning; training goes on."""
+    finish_within_s: PositiveFloat = 10.0
+    """Seconds it has at the end for what is not sent yet; `hone track RUN` sends what is left."""
+
+
+class TensorBoard(Tracked):
+    """Event files that `tensorboard --logdir runs` shows."""
+
+    type: Literal["tensorboard"] = "tensorboard"
+    """Event files for TensorBoard."""
+    folder: str | None = None
+    """Where a folder for the run is made; left out, `trackers/tensorboard` in the run's own."""
+
+
+class WandB(Tracked):
+    """A run at Weights & Biases; WANDB_API_KEY and WANDB_BASE_URL are read from the environment."""
+
+    type: Literal["wandb"] = "wandb"
+    """A run at Weights & Biases."""
+    project: str = "hone"
+    """The project that the run belongs to."""
+    entity: str | None = None
+    """The user or team it belongs to; left out, the key's own."""
+    name: str | None = None
+    """The run's name there; left out, the name here."""
+    group: str | None = None
+    """What runs are put together by."""
+    tags: list[str] = []
+    """Words the run can be found by."""
+    mode: Literal["online", "offline"] = "online"
+    """`offline` writes to the run's folder what `wandb sync` sends later."""
+
+
+class MLflow(Tracked):
+    """A run in an MLflow store."""
+
+    type: Literal["mlflow"] = "mlflow"
+    """A run in an MLflow store."""
+    uri: str | None = None
+    """The store; left out, $MLFLOW_TRACKING_URI, else `mlflow.db` (SQLite) beside the runs."""
+    experiment: str = "hone"
+    """The experiment that the run belongs to; made where it does not exist."""
+
+
+def type_alone(value: object) -> object:
+    """A bare word stands for `{type: word}`."""
+    return {"type": value} if isinstance(value, str) else value
+
+
+Tracker = Annotated[
+    TensorBoard | WandB | MLflow, Field(discriminator="type"), BeforeValidator(type_alone)
+]
+
+
 SIZE_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -632,3 +692,14 @@ class Recipe(Node):
     (`remote_code`), weights in Python's own format (`pickle`)."""
     stages: Annotated[list[Stage], Field(min_length=1)]
     """What is done, in order; each stage starts from the result of the one before."""
+    trackers: list[Tracker] = []
+    """Where the metrics are shown besides; a process of its own for each reads `metrics.jsonl`."""
+
+    @field_validator("trackers")
+    @classmethod
+    def each_once(cls, trackers: list[Tracker]) -> list[Tracker]:
+        """Each has one file in the run that says how far it got."""
+        types = [tracker.type for tracker in trackers]
+        for twice in {name for name in types if types.count(name) > 1}:
+            raise ValueError(f'expected each tracker once, found "{twice}" more than once')
+        return trackers

@@ -60,6 +60,8 @@ from hone.stages.progress import StageProgress
 from hone.stages.start import Start, check_adapters, check_start
 from hone.stages.supervised import SupervisedStage, adapter_of
 from hone.stages.surroundings import lock_device
+from hone.trackers import check_trackers
+from hone.trackers.supervise import tracked
 from hone.vocabulary import add_tokens, check_rows, check_sizes
 
 
@@ -88,7 +90,8 @@ def run_recipe(run: Run, *, console: Console, until: tuple[int, int] | None = No
         run.event("device_changed", change=change)
         message = f"warning: the result may differ, the device has changed: {change}"
         console.print(message, highlight=False, soft_wrap=True, markup=False)
-    with memory_limit(recipe, device):
+    # Trackers begin outside: the limit is not theirs.
+    with tracked(run, recipe.trackers, console), memory_limit(recipe, device):
         start = prepare_base(run, recipe, console)
         for index, stage in enumerate(recipe.stages):
             result = run.stage_folder(index, stage.method) / "model"
@@ -264,6 +267,7 @@ def check_recipe(loaded: LoadedRecipe) -> list[Finding]:
     quieten_libraries()
     recipe = loaded.recipe
     attempt(lambda: choose_device(recipe.device))
+    attempt(lambda: check_trackers(recipe.trackers))
     attempt(lambda: check_extras(recipe))
     attempt(lambda: check_model(recipe))
     if attempt(lambda: base_tokenizer(recipe.model, Trust.of(recipe.trust))) is None:
