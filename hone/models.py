@@ -34,7 +34,7 @@ from hone.errors import UserError
 from hone.forest import ROW_MULTIPLE, Batch, count_step, make_batch
 from hone.hub import find_model
 from hone.logprobs import Head, compute_scores
-from hone.memory import usable_memory_bytes
+from hone.memory import is_out_of_memory, usable_memory_bytes
 from hone.model_files import (
     ADAPTER,
     CONFIG,
@@ -232,6 +232,8 @@ def read_adapter(
             warnings.filterwarnings("error", message="Found missing adapter keys")
             model = PeftModel.from_pretrained(module, str(folder), **settings)
     except (RuntimeError, ValueError, KeyError, UserWarning, UnpicklingError) as error:
+        if is_out_of_memory(error):
+            raise
         raise _unfit_adapter(folder, module, first_line(error)) from error
     if (folder / ADAPTER).exists():  # PEFT says nothing of tensors that it leaves out
         taken = {
