@@ -232,6 +232,8 @@ def read_adapter(
             warnings.filterwarnings("error", message="Found missing adapter keys")
             model = PeftModel.from_pretrained(module, str(folder), **settings)
     except (RuntimeError, ValueError, KeyError, UserWarning, UnpicklingError) as error:
+        if is_out_of_memory(error):
+            raise
         raise _unfit_adapter(folder, module, first_line(error)) from error
     if (folder / ADAPTER).exists():  # PEFT says nothing of tensors that it leaves out
         taken = {
