@@ -1,73 +1,221 @@
-"""Low-rank adapters: which layers get one, PEFT's injection, and a faster plain forward.
+"""Low-rank adapters: which kinds there are, PEFT's modules, and a faster plain forward.
 
 PEFT owns the file format and the modules. Its forward casts activations around fp32 adapters and
 keeps several copies of them; `_LoraLinear` computes the same with one copy, the low-rank products
-joined to the frozen layer's own. Variants that are not plain LoRA keep PEFT's forward.
+joined to the frozen layer's own, whose weights may be packed. DoRA and stacked adapters keep PEFT's
+forward. What happens to an adapter that is there already: `choose_before`.
 """
 
+import math
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import Linear as PeftLinear
+from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hone.errors import UserError, nearest
-from hone.recipe.schema import Lora
+from hone.errors import UserError
+from hone.model_files import NOTHING, Trust
+from hone.models import read_adapter
+from hone.quantisation import has_transposed, read_quantisation
+from hone.recipe.schema import LowRank, QLora
+from hone.targets import block_numbers, choose_blocks, choose_targets, find_blocks, linear_layers
 
 
-def linear_layer_names(model: PreTrainedModel) -> list[str]:
-    """The last parts of the names of all linear layers, the output head aside, sorted."""
-    head = model.get_output_embeddings()
-    return sorted(
-        {
-            name.rpartition(".")[2]
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear | Conv1D) and module is not head
-        }
+@dataclass(frozen=True)
+class Kind:
+    """What has to agree where an adapter is trained on.
+
+    bits: those of the frozen weights, None where they are not packed. where: full names of the
+    layers that have adapters. low_rank_only: nothing but low-rank factors was trained.
+    """
+
+    rank: int
+    alpha: float
+    rslora: bool
+    dora: bool
+    bits: int | None
+    where: frozenset[str]
+    low_rank_only: bool = True
+
+    @property
+    def scale(self) -> float:
+        """What the product of the factors is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def on(self, lower: "Kind") -> "Kind":
+        """The one adapter that this one and `lower` below it are together."""
+        rank = self.rank + lower.rank
+        where = self.where | lower.where
+        return replace(self, rank=rank, alpha=self.scale * rank, rslora=False, where=where)
+
+
+def wished_kind(settings: LowRank, model: PreTrainedModel) -> Kind:
+    """The kind of adapter that a recipe asks for; raises UserError for targets and layers that the
+    model does not have.
+    """
+    targets = choose_targets(model, settings.targets, settings.layers)
+    names = linear_layers(model)
+    if settings.layers != "all":
+        within = tuple(f"{block}." for block in choose_blocks(model, settings.layers))
+        names = [name for name in names if name.startswith(within)]
+    ends = tuple(f".{target}" for target in targets)
+    return Kind(
+        rank=settings.rank,
+        alpha=settings.alpha,
+        rslora=settings.rslora,
+        dora=settings.dora,
+        bits=settings.bits if isinstance(settings, QLora) else None,
+        where=frozenset(name for name in names if f".{name}".endswith(ends)),
     )
 
 
-def choose_targets(model: PreTrainedModel, wished: list[str] | str) -> list[str]:
-    """The layer names that get an adapter; raises UserError for a name no linear layer has."""
-    found = linear_layer_names(model)
-    if wished == "all":
-        return found
-    for name in wished:
-        if name not in found:
-            near = nearest(name, found)
+def found_kind(folder: Path, model: PreTrainedModel) -> Kind:
+    """The kind of an adapter on disk. model: its base, which may be without weights."""
+    config = LoraConfig.from_pretrained(str(folder))
+    more = (
+        *(config.modules_to_save, config.trainable_token_indices),
+        *(config.rank_pattern, config.alpha_pattern),
+    )
+    names = (name for name, _ in model.named_modules() if name)
+    return Kind(
+        rank=config.r,
+        alpha=config.lora_alpha,
+        rslora=config.use_rslora,
+        dora=config.use_dora,
+        bits=read_quantisation(folder),
+        where=frozenset(name for name in names if check_target_module_exists(config, name)),
+        low_rank_only=config.bias == "none" and not any(more),
+    )
+
+
+def choose_before(found: Kind | None, wished: Kind, setting: str) -> str | None:
+    """What is done with the adapter that is there: "continue", "merge" or "stack", None for none.
+
+    Raises UserError where the recipe's `before` cannot be done.
+    """
+    if found is None:
+        if setting in ("continue", "stack"):
             raise UserError(
-                f'adapter.targets: "{name}" is not a linear layer of this model; expected some of: '
-                f"{', '.join(found)}" + (f'; did you mean "{near}"?' if near else ""),
-                hint="leave `targets` out to adapt all linear layers",
+                f"adapter.before: {setting} needs an adapter, and this stage starts from whole "
+                "weights",
+                hint="leave `before` out, or start from an adapter: after a stage that trains one, "
+                "or with its folder as the `model`",
                 exit_code=2,
             )
-    return sorted(wished)
+        return None
+    differing = differences(found, wished)
+    if setting == "auto":
+        return "merge" if differing else "continue"
+    if setting == "continue" and differing:
+        raise UserError(
+            f"adapter.before: continue needs the adapter as it is, but {', '.join(differing)}",
+            hint="give this stage the same settings, or `before: merge` or `before: stack`",
+            exit_code=2,
+        )
+    if setting == "stack":
+        check_stackable(found, wished)
+    return setting
+
+
+def differences(found: Kind, wished: Kind) -> list[str]:
+    """What two kinds differ in, in words."""
+    words = [
+        f"{name} was {_shown(getattr(found, name))} and is {_shown(getattr(wished, name))}"
+        for name in ("rank", "alpha", "rslora", "dora", "bits")
+        if getattr(found, name) != getattr(wished, name)
+    ]
+    if found.where != wished.where:
+        words.append(f"it stands on {len(found.where)} layers, the new one on others")
+        if len(found.where) != len(wished.where):
+            words[-1] = f"it stands on {len(found.where)} layers instead of {len(wished.where)}"
+    return words
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else f"{value:g}"
+
+
+def check_stackable(found: Kind, wished: Kind) -> None:
+    """Raises UserError where one adapter cannot say what both together compute."""
+    reason = None
+    if found.dora or wished.dora:
+        reason = "an adapter with `dora: true` is no sum of low-rank updates"
+    elif not found.low_rank_only:
+        reason = "the adapter before holds more than low-rank factors of one rank"
+    elif found.bits != wished.bits:
+        reason = (
+            f"the adapter before was trained beside weights of {_shown(found.bits)} bits and this "
+            f"one has {_shown(wished.bits)} (none: not packed)"
+        )
+    if reason:
+        raise UserError(
+            f"adapter.before: stack cannot be done: {reason}",
+            hint="set `before: merge` to fold the adapter before into the base",
+            exit_code=2,
+        )
 
 
 def add_lora(
-    model: PreTrainedModel, settings: Lora, token_rows: dict[str, list[int]] | None = None
+    model: PreTrainedModel, settings: LowRank, token_rows: dict[str, list[int]] | None = None
 ) -> PeftModel:
     """Wrap `model` with fresh fp32 adapters from torch's current seed; the base is frozen.
 
     token_rows: rows of embeddings and head that are trained besides (vocabulary.py).
     """
-    targets = choose_targets(model, settings.targets)
     alpha = int(settings.alpha) if float(settings.alpha).is_integer() else settings.alpha
+    numbers = None
+    if settings.layers != "all":
+        numbers = block_numbers(settings.layers, len(find_blocks(model)))
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT takes any number
         lora_dropout=settings.dropout,
-        target_modules=targets,
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        target_modules=choose_targets(model, settings.targets, settings.layers),
+        layers_to_transform=numbers,
+        use_rslora=settings.rslora,
+        use_dora=settings.dora,
+        fan_in_fan_out=has_transposed(model, packed=False),
         task_type="CAUSAL_LM",
         trainable_token_indices=token_rows,
     )
-    return get_peft_model(model, config)  # type: ignore[return-value]
+    return _as_saved(get_peft_model(model, config))  # type: ignore[arg-type]
+
+
+def open_adapter(
+    model: PreTrainedModel,
+    folder: Path,
+    trust: Trust = NOTHING,
+    *,
+    dropout: float | None = None,
+    trainable: bool = False,
+) -> PeftModel:
+    """An adapter's folder on its base, whose weights may be packed; raises UserError where it is
+    not whole or was made for another model.
+    """
+    config = PeftConfig.from_pretrained(str(folder))
+    if isinstance(config, LoraConfig):
+        config.fan_in_fan_out = has_transposed(model, packed=False)
+        if dropout is not None:  # may be another one than in the stage before
+            config.lora_dropout = dropout
+    return _as_saved(read_adapter(model, folder, trust, is_trainable=trainable, config=config))
+
+
+def _as_saved(model: PeftModel) -> PeftModel:
+    """The configuration speaks of the base on disk, whose layers are not packed."""
+    for config in model.peft_config.values():
+        if isinstance(config, LoraConfig):
+            config.fan_in_fan_out = has_transposed(model, packed=True)
+    return model
 
 
 def use_fast_forward(model: PeftModel) -> int:
@@ -85,24 +233,27 @@ def _adapted_forward(layer: PeftLinear, x: torch.Tensor) -> torch.Tensor:
     base = layer.get_base_layer()
     if layer.disable_adapters or layer.merged:
         return base(x)
-    weight = base.weight.T if isinstance(base, Conv1D) else base.weight
     return _LoraLinear.apply(
         x,
         layer.lora_dropout[name](x),
-        weight,
-        base.bias,
+        base,
         layer.lora_A[name].weight,
         layer.lora_B[name].weight,
         layer.scaling[name],
     )
 
 
+def _weight_of(base: nn.Module) -> torch.Tensor:
+    """(O, I), unpacked where it is packed."""
+    return base.weight.T if isinstance(base, Conv1D) else base.weight
+
+
 class _LoraLinear(torch.autograd.Function):
     """y = x W^T + b + s * (d A^T) B^T with d = dropout(x); W and b frozen (arXiv:2106.09685,
     equation 3).
 
-    x, d: (..., I). weight: (O, I). A: (r, I), B: (O, r), in their own format, cast to x's for the
-    products.
+    x, d: (..., I). base: the frozen layer, W: (O, I), read anew on the way back since it may be
+    packed. A: (r, I), B: (O, r), in their own format, cast to x's for the products.
     """
 
     @staticmethod
@@ -110,8 +261,7 @@ class _LoraLinear(torch.autograd.Function):
         ctx: Any,
         x: torch.Tensor,
         dropped: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
+        base: nn.Module,
         lora_a: torch.Tensor,
         lora_b: torch.Tensor,
         scaling: float,
@@ -119,16 +269,16 @@ class _LoraLinear(torch.autograd.Function):
         flat = dropped.reshape(-1, dropped.shape[-1])
         a, b = lora_a.to(x.dtype), lora_b.to(x.dtype)
         low = flat @ a.T
-        out = F.linear(x.reshape(-1, x.shape[-1]), weight, bias)
+        out = F.linear(x.reshape(-1, x.shape[-1]), _weight_of(base), base.bias)
         out.addmm_(low, b.T, alpha=scaling)
-        ctx.save_for_backward(flat, low, weight, lora_a, lora_b)
-        ctx.scaling, ctx.separate = scaling, dropped is not x
+        ctx.save_for_backward(flat, low, lora_a, lora_b)
+        ctx.base, ctx.scaling, ctx.separate = base, scaling, dropped is not x
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
-        flat, low, weight, lora_a, lora_b = ctx.saved_tensors
-        shape = (*grad.shape[:-1], weight.shape[1])
+        flat, low, lora_a, lora_b = ctx.saved_tensors
+        shape = (*grad.shape[:-1], lora_a.shape[1])
         grad = grad.reshape(-1, grad.shape[-1])
         a, b = lora_a.to(grad.dtype), lora_b.to(grad.dtype)
         grad_low = (grad @ b).mul_(ctx.scaling)
@@ -136,10 +286,10 @@ class _LoraLinear(torch.autograd.Function):
         grad_a = (grad_low.T @ flat).to(lora_a.dtype)
         grad_x = grad_dropped = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad @ weight
+            grad_x = grad @ _weight_of(ctx.base)
             if not ctx.separate:
                 grad_x.addmm_(grad_low, a)
             grad_x = grad_x.view(shape)
         if ctx.separate and ctx.needs_input_grad[1]:
             grad_dropped = (grad_low @ a).view(shape)
-        return grad_x, grad_dropped, None, None, grad_a, grad_b, None
+        return grad_x, grad_dropped, None, grad_a, grad_b, None

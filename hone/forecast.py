@@ -46,7 +46,11 @@ def forecast_disk(training: Training) -> DiskForecast:
     """What the stage's checkpoints and result will take on the disk."""
     trained = [parameter for _, parameter in training.model.trainable()]
     module = training.model.module
-    saved = trained if isinstance(module, PeftModel) else list(module.parameters())
+    saved = [  # of an adapter also what is frozen below it
+        parameter
+        for name, parameter in module.named_parameters()
+        if not isinstance(module, PeftModel) or parameter.requires_grad or ".lora_" in name
+    ]
     result = sum(parameter.numel() * parameter.element_size() for parameter in saved)
     count = sum(parameter.numel() for parameter in trained)
     checkpoint = result + count * state_bytes(training.settings.optimizer)

@@ -2,7 +2,7 @@
 
 A row is a flat record with its `step`; rows of held-out data carry `"split": "evaluation"`. A
 resumed stage appends `{"resumed_from": step}` and repeats the steps after it. Written by `fit`;
-read by `hone runs`, `hone show`, plots and tests. Trackers are left out: they read these rows.
+read by `hone runs`, `hone show`, the trackers, plots and tests.
 """
 
 import errno
@@ -34,7 +34,7 @@ class MetricsWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._waiting: list[bytes] = []
         self._file = path.open("ab", buffering=0)
-        self._file.truncate(_whole_bytes(path))
+        self._file.truncate(_whole_bytes(path.read_bytes()))
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row in one system call, so that a reader never sees half of it while the
@@ -111,13 +111,30 @@ def latest_row(path: Path, split: str | None = None) -> Row | None:
     return found or (_last_of(read_metrics(path), split) if start else None)
 
 
+def read_new_rows(path: Path, start: int, end: int = -1) -> tuple[list[Row], int]:
+    """The rows from byte `start` (to `end`), as they stand, and the byte after the last one.
+
+    Nothing is taken back here: `{"resumed_from": k}` is among them. Raises UserError as
+    `read_metrics` does.
+    """
+    if not path.exists() or path.stat().st_size <= start:
+        return [], start
+    with path.open("rb") as file:
+        file.seek(start)
+        content = file.read(end - start if end >= 0 else -1)
+    size = _whole_bytes(content)
+    return _parse(path, content[:size]), start + size
+
+
 def canonical_metrics(path: Path) -> bytes:
     """What two runs are compared by: the rows that count, without clock times and memory."""
-    rows = (
-        {key: value for key, value in row.items() if not _is_timing(key)}
-        for row in read_metrics(path)
-    )
-    return b"".join(json.dumps(row, sort_keys=True).encode() + b"\n" for row in rows)
+    return b"".join(canonical_row(row) for row in read_metrics(path))
+
+
+def canonical_row(row: Row) -> bytes:
+    """A row as a line that is the same whenever the step is: without clock times and memory."""
+    kept = {key: value for key, value in row.items() if not _is_timing(key)}
+    return json.dumps(kept, sort_keys=True).encode() + b"\n"
 
 
 def _is_timing(key: str) -> bool:
@@ -164,9 +181,8 @@ def _row(line: bytes) -> Row | None:
     return row if isinstance(row, dict) and ("step" in row or "resumed_from" in row) else None
 
 
-def _whole_bytes(path: Path) -> int:
-    """The length of the file up to its last line that is whole and a row."""
-    content = path.read_bytes()
+def _whole_bytes(content: bytes) -> int:
+    """The length of the content up to its last line that is whole and a row."""
     end = content.rfind(b"\n") + 1
     while end and _row(content[content.rfind(b"\n", 0, end - 1) + 1 : end]) is None:
         end = content.rfind(b"\n", 0, end - 1) + 1

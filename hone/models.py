@@ -9,7 +9,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -34,7 +34,7 @@ from hone.errors import UserError
 from hone.forest import ROW_MULTIPLE, Batch, count_step, make_batch
 from hone.hub import find_model
 from hone.logprobs import Head, compute_scores
-from hone.memory import usable_memory_bytes
+from hone.memory import is_out_of_memory, usable_memory_bytes
 from hone.model_files import (
     ADAPTER,
     CONFIG,
@@ -50,8 +50,10 @@ from hone.model_files import (
     some_of,
     uses_pickle,
 )
+from hone.quantisation import quantise, write_quantisation
 from hone.recipe.schema import TrainingStage
 from hone.records import Sample, Segment
+from hone.stacking import is_stacked, restore_new, save_stacked
 
 # Relative distance of log-probabilities up to which two ways of computing them count as the same.
 # fp64 models still compute norms and positions in fp32.
@@ -69,7 +71,7 @@ class LanguageModel:
     lie.
 
     layout is "forest", "padded" or "alone" (padded, one path at a time); layout_reason says why it
-    is not the forest.
+    is not the forest. remarks: what was derived while it was made, in words.
     """
 
     module: PreTrainedModel | PeftModel
@@ -77,6 +79,7 @@ class LanguageModel:
     precision: Precision
     layout: str = "forest"
     layout_reason: str = ""
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def causal(self) -> PreTrainedModel:
@@ -173,6 +176,15 @@ def load_model(
     return join_model(module, precision, layout=layout)
 
 
+def read_quantised(
+    source: str, bits: int, dtype: torch.dtype, device: torch.device, trust: Trust = NOTHING
+) -> PreTrainedModel:
+    """The same with its linear layers packed to 4 or 8 bits, on `device`. The packed weights depend
+    on the files alone, `dtype` is the format of all the rest.
+    """
+    return quantise(read_weights(source, "auto", trust), bits, dtype, device)
+
+
 def read_weights(
     source: str, dtype: torch.dtype | Literal["auto"], trust: Trust = NOTHING
 ) -> PreTrainedModel:
@@ -194,6 +206,8 @@ def read_weights(
             ignore_mismatched_sizes=True,  # so that they can be named
         )
     except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError, EOFError) as error:
+        if is_out_of_memory(error):
+            raise
         raise UserError(
             f'cannot load the model "{source}": {first_line(error)}',
             hint="expected a Hub id, or a folder with config.json and *.safetensors of a causal "
@@ -218,6 +232,8 @@ def read_adapter(
             warnings.filterwarnings("error", message="Found missing adapter keys")
             model = PeftModel.from_pretrained(module, str(folder), **settings)
     except (RuntimeError, ValueError, KeyError, UserWarning, UnpicklingError) as error:
+        if is_out_of_memory(error):
+            raise
         raise _unfit_adapter(folder, module, first_line(error)) from error
     if (folder / ADAPTER).exists():  # PEFT says nothing of tensors that it leaves out
         taken = {
@@ -409,7 +425,9 @@ def choose_token_budget(model: LanguageModel, settings: TrainingStage, device: t
 
 def load_trained(model: LanguageModel, folder: Path) -> None:
     """Put what `save_model` wrote into `folder` back into the model, in place."""
-    if isinstance(model.module, PeftModel):
+    if isinstance(model.module, PeftModel) and is_stacked(model.module):
+        restore_new(model.module, folder)
+    elif isinstance(model.module, PeftModel):
         weights = load_peft_weights(str(folder), device=str(model.device))
         set_peft_model_state_dict(model.module, weights)
     else:
@@ -458,7 +476,9 @@ def save_model(
 
     conceal: what is done to the base's name before it is written into an adapter's folder.
     """
-    if isinstance(module, PeftModel):
+    if isinstance(module, PeftModel) and is_stacked(module):
+        save_stacked(module, folder, conceal)
+    elif isinstance(module, PeftModel):
         for config in module.peft_config.values():  # PEFT keeps the targets as a set, in hash order
             config.target_modules = sorted(config.target_modules)
             if config.base_model_name_or_path:
@@ -466,4 +486,5 @@ def save_model(
         module.save_pretrained(folder, save_embedding_layers=False)  # else it asks the Hub
     else:
         module.save_pretrained(folder)
+    write_quantisation(module, folder)
     (folder / "README.md").unlink(missing_ok=True)  # an empty form of PEFT's

@@ -9,9 +9,13 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
+from transformers.optimization import Adafactor as TransformersAdafactor
 
 from hone.errors import UserError
-from hone.recipe.schema import AdamW, Optimizer, TrainingStage, WarmUp
+from hone.quantisation import import_bitsandbytes
+from hone.recipe.schema import Adafactor, AdamW, AdamW8bit, Optimizer, TrainingStage, WarmUp
+
+_SHARED = ("|qmap1", "|qmap2")  # what the 8-bit numbers of AdamW8bit stand for
 
 
 def decays(name: str, parameter: nn.Parameter, embeddings: set[int]) -> bool:
@@ -37,6 +41,13 @@ def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimiz
         for decayed in (True, False)
     ]
     groups = [group for group in groups if group["params"]]
+    if isinstance(settings, AdamW8bit):
+        library = import_bitsandbytes("optim", "`optimizer.type: adamw_8bit`")
+        return library.AdamW8bit(groups, lr=0.0, betas=settings.betas, eps=settings.epsilon)
+    if isinstance(settings, Adafactor):
+        # The schedule's rate as it is: the paper's relative steps (sections 7 and 8) would make it
+        # a share of each matrix's size, which is zero for fresh adapters.
+        return TransformersAdafactor(groups, lr=0.0, relative_step=False, scale_parameter=False)
     if isinstance(settings, AdamW):
         return torch.optim.AdamW(
             groups, lr=0.0, betas=settings.betas, eps=settings.epsilon, fused=True
@@ -101,12 +112,18 @@ def make_schedule(settings: TrainingStage, total: int) -> Callable[[int], float]
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, nn.Parameter]]
 ) -> dict[str, torch.Tensor]:
-    """The optimizer's state as named tensors: `<parameter>|<entry>`."""
-    return {
-        f"{name}|{entry}": value.contiguous()
+    """The optimizer's state as named tensors: `<parameter>|<entry>`, a step that is a plain number
+    as int64. Tables of numbers that parameters share are written for each.
+    """
+    tensors = {
+        f"{name}|{entry}": torch.as_tensor(value)
         for name, parameter in named
         for entry, value in sorted(optimizer.state.get(parameter, {}).items())
-        if isinstance(value, torch.Tensor)
+        if isinstance(value, torch.Tensor | int)
+    }
+    return {
+        key: value.clone() if key.endswith(_SHARED) else value.contiguous()
+        for key, value in tensors.items()
     }
 
 
@@ -120,4 +137,8 @@ def restore_optimizer(
     for key, value in tensors.items():
         name, _, entry = key.rpartition("|")
         parameter = parameters[name]
-        optimizer.state[parameter][entry] = value if entry == "step" else value.to(parameter.device)
+        if value.dtype == torch.int64:
+            optimizer.state[parameter][entry] = int(value)
+        else:
+            kept = entry == "step"
+            optimizer.state[parameter][entry] = value if kept else value.to(parameter.device)

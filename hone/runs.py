@@ -46,7 +46,10 @@ STATES = ("created", "running", "stopped", "failed", "succeeded")
 CRASHED = "crashed"  # never written: a `running` status whose lock nobody holds
 
 # What the bytes of a result depend on, besides Python and Hone.
-RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
+RECORDED_PACKAGES = (
+    *("torch", "transformers", "tokenizers", "peft", "safetensors", "numpy"),
+    "bitsandbytes",  # packed weights and running means, where a recipe asks for them
+)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

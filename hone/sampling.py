@@ -14,12 +14,14 @@ import torch
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel
 
+from hone.adapters import open_adapter
 from hone.concealing import reveal
 from hone.data.chat import Renderer
 from hone.errors import UserError
 from hone.hub import find_model
 from hone.model_files import ADAPTER_CONFIG, NOTHING, Trust
-from hone.models import load_tokenizer, read_adapter, read_weights
+from hone.models import load_tokenizer, read_quantised, read_weights
+from hone.quantisation import read_quantisation
 from hone.signals import check_stop
 
 PROMPTS_AT_ONCE = 32
@@ -150,15 +152,29 @@ def base_of_adapter(folder: Path) -> str | None:
     return reveal(base)
 
 
+def read_base(
+    source: str,
+    adapter: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    trust: Trust = NOTHING,
+) -> PreTrainedModel:
+    """The base of an adapter's folder, packed as it was while the adapter was trained."""
+    bits = read_quantisation(adapter)
+    if bits:
+        return read_quantised(source, bits, dtype, device, trust)
+    return read_weights(source, dtype, trust)
+
+
 def load_artifact(
     source: str, device: torch.device, dtype: torch.dtype = torch.float32, trust: Trust = NOTHING
 ) -> Artifact:
     """Open a model folder, an adapter folder or a Hub id for generation."""
     folder = Path(source)
     base = base_of_adapter(folder) if folder.is_dir() else None
-    module: PreTrainedModel | PeftModel = read_weights(base or source, dtype, trust)
+    module: PreTrainedModel | PeftModel = read_base(base or source, folder, device, dtype, trust)
     if base:
-        module = read_adapter(module, folder, trust)
+        module = open_adapter(module, folder, trust)
     module.eval().to(device)
     tokenizer = load_tokenizer(source, trust)
     rendering = _read_rendering(folder)

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from hone.errors import UserError
-from hone.metrics import TAIL_BYTES, MetricsWriter, canonical_metrics, latest_row, read_metrics
+from hone.metrics import (
+    TAIL_BYTES,
+    MetricsWriter,
+    canonical_metrics,
+    latest_row,
+    read_metrics,
+    read_new_rows,
+)
 
 pytestmark = pytest.mark.quick
 
@@ -114,3 +121,22 @@ def test_the_canonical_view_is_the_same_for_an_interrupted_run(tmp_path: Path) -
     assert canonical_metrics(straight) == canonical_metrics(resumed)
     assert canonical_metrics(straight) != canonical_metrics(other)
     assert canonical_metrics(straight).splitlines()[0] == b'{"loss": 9.0, "step": 1}'
+
+
+def test_a_file_can_be_followed_row_by_row(path: Path) -> None:
+    assert read_new_rows(path, 0) == ([], 0)
+    write_steps(path, 1, 2)
+    first, end = read_new_rows(path, 0)
+    assert [row["step"] for row in first] == [1, 2]
+    with path.open("ab") as file:
+        file.write(b'{"step": 3, "lo')
+    assert read_new_rows(path, end) == ([], end)
+    with MetricsWriter(path) as writer:  # cuts the torn row off
+        writer.resumed_from(1)
+        writer.write({"step": 2, "loss": 8.0})
+    assert read_new_rows(path, end) == (
+        [{"resumed_from": 1}, {"step": 2, "loss": 8.0}],
+        path.stat().st_size,
+    )
+    assert read_new_rows(path, 0, end) == (first, end)
+    assert read_new_rows(path, path.stat().st_size + 10) == ([], path.stat().st_size + 10)

@@ -16,8 +16,9 @@ from hone.device import Precision
 from hone.errors import UserError
 from hone.models import LanguageModel, load_trained, read_weights, save_model
 from hone.optim import decays, make_optimizer
-from hone.recipe.schema import AdamW, Full, Lora
+from hone.recipe.schema import AdamW, Full, Lora, QLora
 from hone.records import Sample, Segment
+from hone.sampling import load_artifact
 from hone.stages.start import Start, build_model, merge
 from hone.vocabulary import (
     AddedTokens,
@@ -284,6 +285,32 @@ def test_the_next_stage_may_add_more(tmp_path: Path) -> None:
     torch.testing.assert_close(
         logits(second.module)[..., : VOCABULARY + 2], logits(first.module), rtol=1e-4, atol=1e-4
     )
+
+
+def test_an_adapter_that_is_to_stay_cannot_get_rows(tmp_path: Path) -> None:
+    make_model("llama").save_pretrained(tmp_path / "base")
+    first = build(tmp_path / "base", Lora(rank=4), NEW, tmp_path / "first")
+    save_model(first.module, tmp_path / "adapter")
+    more = AddedTokens((VOCABULARY + 2,), rows_before=VOCABULARY + 2)
+    for before in ("continue", "stack"):
+        with pytest.raises(UserError, match=f"{before} keeps the adapter as it is"):
+            build(tmp_path / "adapter", Lora(rank=4, before=before), more, tmp_path / "second")
+
+
+@pytest.mark.parametrize("added", [NEW, SPARE], ids=["grown", "spare"])
+def test_rows_beside_packed_weights(added: AddedTokens, tmp_path: Path) -> None:
+    source = tmp_path / "base"
+    make_model("llama").save_pretrained(source)
+    adapter = QLora(type="qlora", rank=4, bits=8)
+    model = build(source, adapter, added, tmp_path / "stage")
+    before = {name: p.detach().clone() for name, p in model.trainable() if "token" in name}
+    train(model, added.ids)
+    assert len(before) == 2
+    assert all(not torch.equal(p, before[n]) for n, p in model.trainable() if n in before)
+    save_model(model.module, tmp_path / "adapter")
+    byte_level().save_pretrained(tmp_path / "adapter")
+    opened = load_artifact(str(tmp_path / "adapter"), torch.device("cpu"))
+    torch.testing.assert_close(logits(opened.module), logits(model.module))
 
 
 def test_all_weights_grow_in_place_and_go_on_from_a_checkpoint(tmp_path: Path) -> None:

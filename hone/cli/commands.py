@@ -5,7 +5,6 @@ with the summary given here; a new one is a file and a line. `hone --help` impor
 """
 
 import io
-import logging
 import os
 import sys
 import warnings
@@ -40,6 +39,7 @@ COMMANDS = {
     "remove": Command("hone.cli.remove:remove", "Delete runs."),
     "generate": Command("hone.cli.generate:generate", "Let a run's result answer prompts."),
     "chat": Command("hone.cli.chat:chat", "Talk to a run's result."),
+    "track": Command("hone.cli.track:track", "Send a run's trackers what they do not have yet."),
     "data show": Command("hone.cli.data_show:show", "Print samples as the model will see them."),
     "recipe show": Command(
         "hone.cli.recipe_show:show", "Print a profile, or a recipe with all its values."
@@ -52,6 +52,7 @@ COMMANDS = {
         "hone.cli.data_split:split", "Split data into training and evaluation files."
     ),
     "recipe schema": Command("hone.cli.recipe_schema:schema", "Print a recipe's JSON Schema."),
+    "info": Command("hone.cli.info:info", "Describe this machine and what is installed."),
     "doctor": Command("hone.cli.doctor:doctor", "Test the mathematics on a model of yours."),
     "version": Command("hone.cli.version:version", "Print the versions that matter."),
 }
@@ -184,7 +185,6 @@ def _root(
 def _quiet_libraries() -> None:
     """What libraries tell developers is shown by --debug, `python -W` or their own settings."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 

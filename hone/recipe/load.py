@@ -177,14 +177,20 @@ def _make_public(definition: Shape) -> None:
     if definition["title"] == "Stage":
         definition |= {"minProperties": 1, "maxProperties": 1}
     definition.pop("alternatives", None)
-    if definition.pop("shorthand", None):
+    if short := definition.pop("shorthand", None):
         spelled_out = dict(definition)
+        field = definition["properties"][short]
         definition.clear()
         definition |= {
             "title": spelled_out["title"],
             "description": spelled_out["description"],
-            "anyOf": [{"type": "string"}, spelled_out],
+            "anyOf": [{"type": "string"} | _word_of(field), spelled_out],
         }
+
+
+def _word_of(field: Shape) -> Shape:
+    """The one word that may stand for a mapping whose shorthand is its `type`."""
+    return {"const": field["const"]} if "const" in field else {}
 
 
 __all__ = [

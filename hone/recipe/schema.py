@@ -262,11 +262,14 @@ class Evaluation(Node):
         return listed(self.data)
 
 
-class Lora(Node):
-    """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+Layers = Annotated[list[int], Field(min_length=1)] | Literal["all"]
 
-    type: Literal["lora"] = "lora"
-    """Low-rank adapters; the base model's weights stay as they are."""
+
+class LowRank(Node):
+    """What adapters beside frozen weights have in common (Hu et al. 2021, arXiv:2106.09685)."""
+
+    type: Literal["lora", "qlora"]
+    """Which weights the adapters stand beside."""
     rank: Annotated[int, Field(gt=0), at_most(2**16)] = 16
     """Rank of the update, r."""
     alpha: PositiveFloat = 32.0
@@ -274,17 +277,52 @@ class Lora(Node):
     dropout: Share = 0.0
     """Share of the adapter's inputs that is set to zero while training."""
     targets: Annotated[list[str], Field(min_length=1)] | Literal["all"] = "all"
-    """Names of the linear layers that get an adapter; `all` takes every one but the head."""
+    """Linear layers that get an adapter: q_proj and its like, or own names; `all` but the head."""
+    layers: Layers = "all"
+    """Numbers of the transformer blocks that get adapters, from 0; -1 is the last one."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, arXiv:2312.03732)."""
+    dora: bool = False
+    """Train the lengths of weight rows, too, apart from directions (DoRA, arXiv:2402.09353)."""
+    before: Literal["auto", "continue", "merge", "stack"] = "auto"
+    """The adapter that is there already: train it on, fold it into the base, or keep it frozen."""
+
+    @model_validator(mode="after")
+    def no_stack_of_dora(self) -> "LowRank":
+        if self.dora and self.before == "stack":
+            raise ValueError(
+                "`before: stack` adds up low-rank updates, which `dora: true` is not; "
+                "expected one of the two"
+            )
+        return self
+
+
+class Lora(LowRank):
+    """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+
+    type: Literal["lora"] = "lora"
+    """Low-rank adapters; the base model's weights stay as they are."""
+
+
+class QLora(LowRank):
+    """Low-rank adapters beside weights of few bits (Dettmers et al. 2023, arXiv:2305.14314)."""
+
+    type: Literal["qlora"] = "qlora"
+    """Low-rank adapters; the base model's linear layers are kept in 4 or 8 bits while training."""
+    bits: Literal[4, 8] = 4
+    """4: NF4 with double quantisation; 8: int8, one scale for each row."""
 
 
 class Full(Node):
-    """All weights are trained."""
+    """The weights themselves are trained."""
 
     type: Literal["full"] = "full"
-    """Every weight of the model is trained."""
+    """Every weight of the model is trained, or those of the chosen `layers`."""
+    layers: Layers = "all"
+    """Numbers of the blocks that are trained, -1 is the last; `all`: embeddings and head, too."""
 
 
-Adapter = Annotated[Lora | Full, Field(discriminator="type"), type_left_out("lora")]
+Adapter = Annotated[Lora | QLora | Full, Field(discriminator="type"), type_left_out("lora")]
 
 
 class BatchSize(Node):
@@ -327,7 +365,31 @@ class SGD(Node):
     """Decay of the weights of linear layers and adapters; never of norms, biases and embeddings."""
 
 
-Optimizer = Annotated[AdamW | SGD, Field(discriminator="type"), type_left_out("adamw")]
+class AdamW8bit(Node):
+    """AdamW whose running means are kept in 8 bits (Dettmers et al. 2022, arXiv:2110.02861)."""
+
+    type: Literal["adamw_8bit"] = "adamw_8bit"
+    """AdamW with running means of 8 bits; those of less than 4096 weights stay in 32."""
+    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.999)
+    """Decay of the running means of the gradient and of its square."""
+    epsilon: PositiveFloat = 1e-8
+    """Added to the denominator."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decay of the weights of linear layers and adapters; never of norms, biases and embeddings."""
+
+
+class Adafactor(Node):
+    """Adafactor (Shazeer & Stern 2018, arXiv:1804.04235) with the stage's learning rate."""
+
+    type: Literal["adafactor"] = "adafactor"
+    """Running means of squared gradients as one row and one column; none of the gradients."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decay of the weights of linear layers and adapters; never of norms, biases and embeddings."""
+
+
+Optimizer = Annotated[
+    AdamW | AdamW8bit | Adafactor | SGD, Field(discriminator="type"), type_left_out("adamw")
+]
 
 
 class WarmUp(Node):
@@ -465,9 +527,18 @@ class Sft(TrainingStage):
     """Supervised fine-tuning: learn the assistant's turns, or the completions."""
 
     adapter: Adapter = Lora()
-    """What is trained: `lora` adapters or the `full` weights."""
+    """What is trained: `lora` adapters, `qlora` beside weights of few bits, or `full` weights."""
     train_on: Literal["completions", "all"] = "completions"
     """Which tokens are trained: assistant turns and completions, or all. Of plain text, all are."""
+
+    @model_validator(mode="after")
+    def rows_are_trained(self) -> "Sft":
+        if self.add_tokens and isinstance(self.adapter, Full) and self.adapter.layers != "all":
+            raise ValueError(
+                "`add_tokens` needs embeddings that are trained, and `adapter.layers` leaves them "
+                "as they are; expected `layers: all`"
+            )
+        return self
 
 
 STAGES: dict[str, type[TrainingStage]] = {"pretrain": Pretrain, "sft": Sft}
@@ -508,6 +579,66 @@ class Stage(Node):
         """The settings of the stage's method."""
         settings: TrainingStage = getattr(self, self.method)
         return settings
+
+
+class Tracked(Node):
+    """What every tracker has in common; `metrics.jsonl` stays what counts."""
+
+    shorthand: ClassVar[str | None] = "type"
+
+    answer_within_s: PositiveFloat = 60.0
+    """Seconds without an answer after which it is given up with a warning; training goes on."""
+    finish_within_s: PositiveFloat = 10.0
+    """Seconds it has at the end for what is not sent yet; `hone track RUN` sends what is left."""
+
+
+class TensorBoard(Tracked):
+    """Event files that `tensorboard --logdir runs` shows."""
+
+    type: Literal["tensorboard"] = "tensorboard"
+    """Event files for TensorBoard."""
+    folder: str | None = None
+    """Where a folder for the run is made; left out, `trackers/tensorboard` in the run's own."""
+
+
+class WandB(Tracked):
+    """A run at Weights & Biases; WANDB_API_KEY and WANDB_BASE_URL are read from the environment."""
+
+    type: Literal["wandb"] = "wandb"
+    """A run at Weights & Biases."""
+    project: str = "hone"
+    """The project that the run belongs to."""
+    entity: str | None = None
+    """The user or team it belongs to; left out, the key's own."""
+    name: str | None = None
+    """The run's name there; left out, the name here."""
+    group: str | None = None
+    """What runs are put together by."""
+    tags: list[str] = []
+    """Words the run can be found by."""
+    mode: Literal["online", "offline"] = "online"
+    """`offline` writes to the run's folder what `wandb sync` sends later."""
+
+
+class MLflow(Tracked):
+    """A run in an MLflow store."""
+
+    type: Literal["mlflow"] = "mlflow"
+    """A run in an MLflow store."""
+    uri: str | None = None
+    """The store; left out, $MLFLOW_TRACKING_URI, else `mlflow.db` (SQLite) beside the runs."""
+    experiment: str = "hone"
+    """The experiment that the run belongs to; made where it does not exist."""
+
+
+def type_alone(value: object) -> object:
+    """A bare word stands for `{type: word}`."""
+    return {"type": value} if isinstance(value, str) else value
+
+
+Tracker = Annotated[
+    TensorBoard | WandB | MLflow, Field(discriminator="type"), BeforeValidator(type_alone)
+]
 
 
 SIZE_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -561,3 +692,14 @@ class Recipe(Node):
     (`remote_code`), weights in Python's own format (`pickle`)."""
     stages: Annotated[list[Stage], Field(min_length=1)]
     """What is done, in order; each stage starts from the result of the one before."""
+    trackers: list[Tracker] = []
+    """Where the metrics are shown besides; a process of its own for each reads `metrics.jsonl`."""
+
+    @field_validator("trackers")
+    @classmethod
+    def each_once(cls, trackers: list[Tracker]) -> list[Tracker]:
+        """Each has one file in the run that says how far it got."""
+        types = [tracker.type for tracker in trackers]
+        for twice in {name for name in types if types.count(name) > 1}:
+            raise ValueError(f'expected each tracker once, found "{twice}" more than once')
+        return trackers

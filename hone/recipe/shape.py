@@ -167,12 +167,15 @@ def _expected_list(branch: Shape) -> str:
         items = branch["prefixItems"]
         return f"a list of {len(items)} values, each {expected(items[0])}"
     items = branches(branch.get("items", {}))
+    if items and all(item.get("shorthand") == "type" for item in items):
+        return f"a list of {', '.join(str(type_name(item)) for item in items)}"
     if items and "shorthand" in items[0]:
         return "a list of these"
     if items and items[0].get("type") == "object":
         keys = ", ".join(items[0]["properties"])
         return f'a list, each item a mapping after "- " with one of {keys}'
-    return "a list of text"
+    whole = bool(items) and items[0].get("type") == "integer"
+    return "a list of whole numbers" if whole else "a list of text"
 
 
 def example(shape: Shape) -> Any:

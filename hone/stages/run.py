@@ -16,7 +16,6 @@ import transformers
 from rich.console import Console
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from hone.adapters import choose_targets
 from hone.architecture import first_line
 from hone.checkpoints import find_fault, write_folder
 from hone.data.joined import Joined
@@ -31,12 +30,21 @@ from hone.device import (
     use_threads,
 )
 from hone.errors import UserError
+from hone.extras import check_extra
 from hone.memory import in_words, is_out_of_memory, use_memory_limit
 from hone.model_files import NOTHING, Trust
 from hone.models import load_tokenizer, new_model, save_model
 from hone.optim import describe_cut_warmup
 from hone.recipe.load import LoadedRecipe
-from hone.recipe.schema import Data, Lora, NewModel, Recipe, TrainedTokenizer
+from hone.recipe.schema import (
+    AdamW8bit,
+    Data,
+    Full,
+    NewModel,
+    QLora,
+    Recipe,
+    TrainedTokenizer,
+)
 from hone.runs import Run
 from hone.sampling import Artifact, load_artifact
 from hone.stages.data import (
@@ -49,9 +57,11 @@ from hone.stages.data import (
     split_data,
 )
 from hone.stages.progress import StageProgress
-from hone.stages.start import Start, check_start
+from hone.stages.start import Start, check_adapters, check_start
 from hone.stages.supervised import SupervisedStage, adapter_of
 from hone.stages.surroundings import lock_device
+from hone.trackers import check_trackers
+from hone.trackers.supervise import tracked
 from hone.vocabulary import add_tokens, check_rows, check_sizes
 
 
@@ -72,6 +82,7 @@ def run_recipe(run: Run, *, console: Console, until: tuple[int, int] | None = No
     """
     quieten_libraries()
     recipe = run.loaded_recipe().recipe
+    check_extras(recipe)
     lock_surroundings(run, recipe)
     device = choose_device(recipe.device)
     make_deterministic(device)
@@ -79,7 +90,8 @@ def run_recipe(run: Run, *, console: Console, until: tuple[int, int] | None = No
         run.event("device_changed", change=change)
         message = f"warning: the result may differ, the device has changed: {change}"
         console.print(message, highlight=False, soft_wrap=True, markup=False)
-    with memory_limit(recipe, device):
+    # Trackers begin outside: the limit is not theirs.
+    with tracked(run, recipe.trackers, console), memory_limit(recipe, device):
         start = prepare_base(run, recipe, console)
         for index, stage in enumerate(recipe.stages):
             result = run.stage_folder(index, stage.method) / "model"
@@ -255,6 +267,8 @@ def check_recipe(loaded: LoadedRecipe) -> list[Finding]:
     quieten_libraries()
     recipe = loaded.recipe
     attempt(lambda: choose_device(recipe.device))
+    attempt(lambda: check_trackers(recipe.trackers))
+    attempt(lambda: check_extras(recipe))
     attempt(lambda: check_model(recipe))
     if attempt(lambda: base_tokenizer(recipe.model, Trust.of(recipe.trust))) is None:
         return findings
@@ -296,14 +310,23 @@ def check_model(recipe: Recipe) -> None:
         with torch.device("meta"):
             model = new_model(recipe.model.architecture, rows)
         check_sizes(model, tokenizer)
+        start = None
     else:
-        model = check_start(Start.at(recipe.model, trust))
+        start = Start.at(recipe.model, trust)
+        model = check_start(start)
+    check_adapters(model, start, [adapter_of(stage.settings) for stage in recipe.stages])
     for stage in recipe.stages:
-        adapter = adapter_of(stage.settings)
-        if isinstance(adapter, Lora):
-            choose_targets(model, adapter.targets)
-            if stage.settings.add_tokens:
-                check_rows(model)
+        if stage.settings.add_tokens and not isinstance(adapter_of(stage.settings), Full):
+            check_rows(model)
+
+
+def check_extras(recipe: Recipe) -> None:
+    """Raises UserError where the recipe asks for a package that is not installed."""
+    for stage in recipe.stages:
+        if isinstance(adapter_of(stage.settings), QLora):
+            check_extra("bitsandbytes", "`adapter.type: qlora`")
+        if isinstance(stage.settings.optimizer, AdamW8bit):
+            check_extra("bitsandbytes", "`optimizer.type: adamw_8bit`")
 
 
 def load_result(run: Run, stage: int | str | None = None) -> Artifact:

@@ -1,28 +1,40 @@
 """Where a stage starts: the base model or the result of the stage before, and its model."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
+from peft import PeftModel
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from hone.adapters import add_lora, choose_targets, use_fast_forward
+from hone.adapters import (
+    add_lora,
+    choose_before,
+    found_kind,
+    open_adapter,
+    use_fast_forward,
+    wished_kind,
+)
 from hone.architecture import check_model, empty_model
 from hone.checkpoints import find_fault, write_folder
 from hone.device import Precision, seed_torch
+from hone.errors import UserError
 from hone.model_files import NOTHING, Trust, check_adapter_files
 from hone.models import (
     LanguageModel,
     join_model,
     load_tokenizer,
-    read_adapter,
+    read_quantised,
     read_weights,
     save_model,
 )
-from hone.recipe.schema import Full, Lora
+from hone.quantisation import read_quantisation
+from hone.recipe.schema import Full, LowRank, QLora
 from hone.sampling import base_of_adapter
+from hone.stacking import restore_new, stack
+from hone.targets import choose_blocks, describe_targets, train_blocks
 from hone.vocabulary import (
     NONE,
     AddedTokens,
@@ -71,7 +83,7 @@ def check_start(start: Start) -> PreTrainedModel:
 def build_model(
     start: Start,
     checkpoint: Path | None,
-    adapter: Lora | Full,
+    adapter: LowRank | Full,
     *,
     added: AddedTokens = NONE,
     folder: Path,
@@ -93,56 +105,133 @@ def build_model(
         if not checkpoint:
             grow(weights, added)
         model = join_model(weights.to(device), precision, layout=layout)
-        model.module.requires_grad_(True)
+        model.remarks += describe_before(start, "merge" if start.adapter else None)
+        train_blocks(model.causal, adapter.layers)
         return model
-    continued = continues(start, adapter) and not added.ids
-    base = (
-        start.base if continued or stands_on(start, added) else str(own_base(start, folder, added))
+    before = plan_adapter(start, adapter, added)
+    base = start.base
+    if before == "merge" or not has_all_rows(start, added):
+        base = str(own_base(start, folder, added))
+    bits = adapter.bits if isinstance(adapter, QLora) else None
+    weights = (
+        read_quantised(base, bits, precision.weights, device, start.trust)
+        if bits
+        else read_weights(base, precision.weights, start.trust).to(device)
     )
-    weights = read_weights(base, precision.weights, start.trust)
-    model = join_model(weights.to(device), precision, layout=layout)
-    existing = checkpoint or (start.adapter if continued else None)
-    if existing:
-        config = LoraConfig.from_pretrained(str(existing))
-        config.lora_dropout = adapter.dropout  # may be another one than in the stage before
-        model.module = read_adapter(
-            model.causal, existing, start.trust, is_trainable=True, config=config
-        )
-    else:
-        seed_torch(*seed, "adapter")
-        model.module = add_lora(model.causal, adapter, trained_rows(model.causal, added))
-        start_rows(model.module, added)
+    model = join_model(weights, precision, layout=layout)
+    if mapped := describe_targets(model.causal, adapter.targets):
+        model.remarks.append(f"targets mapped to this model's layers: {mapped}")
+    model.remarks += describe_before(start, before)
+    seed_torch(*seed, "adapter")
+    model.module = wrap(model.causal, start, checkpoint, adapter, before, added)
     use_fast_forward(model.module)
     use_fast_rows(model.module)
     model.head = with_rows(model.head, model.causal)
     return model
 
 
-def continues(start: Start, adapter: Lora) -> bool:
-    """True where the stage goes on with the adapter of the stage before: same rank, scale and
-    layers.
+def wrap(
+    causal: PreTrainedModel,
+    start: Start,
+    checkpoint: Path | None,
+    adapter: LowRank,
+    before: str | None,
+    added: AddedTokens,
+) -> PeftModel:
+    """A base model with its adapters: fresh ones, those of the stage before, or a checkpoint's."""
+    if before == "stack":
+        assert start.adapter is not None
+        stacked = add_lora(causal, adapter)
+        stack(stacked, start.adapter)
+        if checkpoint:
+            restore_new(stacked, checkpoint)
+        return stacked
+    existing = checkpoint or (start.adapter if before == "continue" else None)
+    if existing:
+        return open_adapter(causal, existing, start.trust, dropout=adapter.dropout, trainable=True)
+    fresh = add_lora(causal, adapter, trained_rows(causal, added))
+    start_rows(fresh, added)
+    return fresh
+
+
+def describe_before(start: Start, before: str | None) -> list[str]:
+    """What is done with the adapter that a stage starts from, in words."""
+    if before is None:
+        return []
+    assert start.adapter is not None
+    done = {
+        "continue": "trained on",
+        "merge": "merged into the base in fp32",
+        "stack": "frozen, with a new one on top; both are saved as one",
+    }[before]
+    remarks = [f"the adapter before is {done}"]
+    if before == "merge" and read_quantisation(start.adapter):
+        remarks.append(
+            "it was trained beside packed weights and is merged into those of the base itself, "
+            "so that this stage starts slightly elsewhere"
+        )
+    return remarks
+
+
+def plan_adapter(start: Start, adapter: LowRank, added: AddedTokens = NONE) -> str | None:
+    """What is done with the adapter that a stage starts from; see `adapters.choose_before`. One
+    adapter has one set of trained rows: for new tokens, the one before is merged.
     """
-    if start.adapter is None:
-        return False
-    before = LoraConfig.from_pretrained(str(start.adapter))
+    if start.adapter is None and adapter.before in ("auto", "merge"):
+        return None
+    if start.adapter and added.ids:
+        if adapter.before in ("continue", "stack"):
+            raise UserError(
+                f"adapter.before: {adapter.before} keeps the adapter as it is, and `add_tokens` "
+                "gives it rows that it does not have",
+                hint="set `before: merge`, or add the tokens in the first stage with an adapter",
+                exit_code=2,
+            )
+        return "merge"
     base = empty_model(start.base, start.trust)
-    same_layers = set(before.target_modules or ()) == set(choose_targets(base, adapter.targets))
-    return (before.r, before.lora_alpha) == (adapter.rank, adapter.alpha) and same_layers
+    found = found_kind(start.adapter, base) if start.adapter else None
+    done = choose_before(found, wished_kind(adapter, base), adapter.before)
+    if not added.ids or done is None:
+        return done
+    if adapter.before in ("continue", "stack"):
+        raise UserError(
+            f"adapter.before: {adapter.before} cannot be done in a stage that adds tokens: the "
+            "adapter before has no rows for them",
+            hint="set `before: merge`, or add the tokens in the first stage",
+            exit_code=2,
+        )
+    return "merge"
 
 
-def stands_on(start: Start, added: AddedTokens) -> bool:
-    """True where a new adapter can stand on the start's base as it is: nothing is to be merged, and
-    every added token has a row.
+def check_adapters(
+    model: PreTrainedModel, start: Start | None, adapters: Iterable[LowRank | Full]
+) -> None:
+    """Raises UserError for targets, layers and `before` of a recipe's stages that cannot be.
+
+    model: the base, which may be without weights. start: where the first stage starts; None for a
+    new model.
     """
-    if start.adapter:
-        return False
+    found = found_kind(start.adapter, model) if start and start.adapter else None
+    for adapter in adapters:
+        if isinstance(adapter, Full):
+            found = None
+            if adapter.layers != "all":
+                choose_blocks(model, adapter.layers)
+            continue
+        wished = wished_kind(adapter, model)
+        done = choose_before(found, wished, adapter.before)
+        found = wished.on(found) if done == "stack" and found else wished
+
+
+def has_all_rows(start: Start, added: AddedTokens) -> bool:
+    """True where the start's base has a row for every added token."""
     return not added.ids or has_rows(empty_model(start.base, start.trust), added)
 
 
 def merge(weights: PreTrainedModel, adapter: Path, trust: Trust = NOTHING) -> PreTrainedModel:
     """The base with an adapter folded into its weights, in fp32, in the base's format."""
     dtype = weights.dtype
-    merged = read_adapter(weights.float(), adapter, trust).merge_and_unload()
+    merged = open_adapter(weights.float(), adapter, trust).merge_and_unload()
     return merged.to(dtype)
 
 
@@ -164,6 +253,3 @@ def own_base(start: Start, folder: Path, added: AddedTokens = NONE) -> Path:
 def open_tokenizer(start: Start) -> PreTrainedTokenizerBase:
     """The tokenizer that a stage begins with."""
     return load_tokenizer(start.tokenizer, start.trust)
-
-
-__all__ = ["Start", "build_model", "check_start", "choose_targets", "open_tokenizer"]

@@ -24,7 +24,8 @@ from hone.losses import LOSSES
 from hone.metrics import Row
 from hone.models import choose_token_budget, save_model
 from hone.optim import describe_cut_warmup, make_optimizer
-from hone.recipe.schema import Data, Full, Lora, Recipe, Sft, TrainingStage
+from hone.quantisation import count_weights
+from hone.recipe.schema import Data, Full, LowRank, Recipe, Sft, TrainingStage
 from hone.runs import Run
 from hone.sampling import Rendering
 from hone.signals import StepReached
@@ -45,7 +46,7 @@ from hone.vocabulary import NONE, AddedTokens, add_tokens, describe_added
 STATUS_EVERY_S = 1.0
 
 
-def adapter_of(settings: TrainingStage) -> Lora | Full:
+def adapter_of(settings: TrainingStage) -> LowRank | Full:
     """What the stage trains."""
     return settings.adapter if isinstance(settings, Sft) else Full()
 
@@ -187,7 +188,7 @@ class SupervisedStage:
         """Say what was derived before the first step."""
         model, report = training.model, data.prepared.report
         trained = sum(p.numel() for _, p in model.trainable())
-        total = sum(p.numel() for p in model.module.parameters())
+        total = count_weights(model.module)
         dropped = {
             name: report[name]
             for name in (
@@ -209,6 +210,7 @@ class SupervisedStage:
             f"{trained:,} of {total:,} parameters trained on {model.device.type}",
             f"precision {compute}: {model.precision.reason}",
             f"layout {model.layout}{reason}, {training.token_budget:,} tokens at once",
+            *model.remarks,
             str(check_disk(training)),
             describe_cut_warmup(self.settings, data.total_steps),
             f"step {state.step} of {data.total_steps}",

@@ -19,6 +19,9 @@ CLI_FOLDER = Path(hone.cli.__file__).parent
 OTHERS = {"__init__", "commands", "arguments", "output", "failures"}
 OTHERS |= {"completion", "init_answers", "resolved"}
 
+# They do something, or print JSON anyway; whatever lists or shows has `--json`.
+WITHOUT_JSON = {"quickstart", "init", "resume", "remove", "chat", "recipe schema"}
+
 HEAVY = ("torch", "transformers", "datasets", "pyarrow", "pydantic", "ruamel", "rich", "numpy")
 
 
@@ -57,6 +60,13 @@ def test_the_summary_in_the_table_is_the_first_line_of_the_help(words: str) -> N
 def test_every_option_and_argument_has_help(words: str) -> None:
     for parameter in load_command(words).params:
         assert getattr(parameter, "help", None), f"{words}: {parameter.name}"
+
+
+def test_what_lists_or_shows_has_json() -> None:
+    def has_json(words: str) -> bool:
+        return any("--json" in parameter.opts for parameter in load_command(words).params)
+
+    assert {words for words in COMMANDS if not has_json(words)} == WITHOUT_JSON
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,11 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import types
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,19 +23,23 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
 from rich.console import Console
 from safetensors.torch import load_file
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig
 
+from hone.adapters import add_lora
 from hone.checkpoints import list_checkpoints
 from hone.data.tokenizer_training import train_tokenizer
 from hone.errors import UserError
 from hone.metrics import canonical_metrics
+from hone.models import read_quantised, read_weights, save_model
 from hone.recipe.load import load_recipe
-from hone.recipe.schema import STAGES, Node, Recipe
+from hone.recipe.schema import STAGES, Lora, Node, Recipe
 from hone.runs import Run, create_run
 from hone.stages.run import prepare_stage, run_recipe
+from tests.trackers.reading import records_of
 
 # --- The table -----------------------------------------------------------------------------------
 
@@ -57,6 +64,17 @@ def case(
     return Case(changes, differs, (start,) if isinstance(start, str) else start, same)
 
 
+TENSORBOARD = "trackers=[{type: tensorboard, finish_within_s: 120.0}]"
+WANDB = "trackers=[{type: wandb, mode: offline, finish_within_s: 120.0}]"
+MLFLOW = "trackers=[{type: mlflow, uri: 'sqlite:///store.db', finish_within_s: 120.0}]"
+
+
+def tracked(change: str, start: str | tuple[str, ...] = TENSORBOARD, differs: str = "") -> Case:
+    """A case of a tracker: what it holds, or what is said of it, differs, and nothing else."""
+    return case(change, start=start, differs=differs or "tracked", same="" if differs else KEPT)
+
+
+KEPT = "weights metrics checkpoints kept threads"
 NEW = "{architecture: llama, config: {%s}, tokenizer: {train_on: rows.jsonl, vocabulary: 300}}"
 SHAPE = (
     "hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2, "
@@ -66,6 +84,9 @@ NEW_MODEL = "model=" + NEW % SHAPE
 ONE_STEP = "data: {path: rows.jsonl}, batch: {samples: 2}, steps: 1"
 TWO_STAGES = f"stages=[{{sft: {{{ONE_STEP}}}}}, {{sft: {{{ONE_STEP}}}}}]"
 LORA = "adapter={type: lora, rank: 2}"
+QLORA = "adapter={type: qlora, rank: 2}"
+EIGHT_BIT = "optimizer={type: adamw_8bit}"
+ADAFACTOR = "optimizer={type: adafactor}"
 
 TOP = {
     "model": case("model=bloom"),
@@ -83,6 +104,25 @@ TOP = {
     "stages": case(TWO_STAGES),
     "pretrain": case(f"stages=[{{pretrain: {{{ONE_STEP}}}}}]", differs="checkpoints"),
     "sft": case(f"stages=[{{sft: {{{ONE_STEP}}}}}]", differs="metrics checkpoints"),
+    "trackers": tracked(TENSORBOARD, start=()),
+    "trackers.tensorboard.type": tracked(TENSORBOARD, start=MLFLOW),
+    "trackers.tensorboard.folder": tracked("trackers[0].folder=shared"),
+    "trackers.tensorboard.answer_within_s": tracked("trackers[0].answer_within_s=0.001"),
+    "trackers.tensorboard.finish_within_s": tracked("trackers[0].finish_within_s=0.001"),
+    "trackers.wandb.type": tracked(WANDB, start=()),
+    "trackers.wandb.project": tracked("trackers[0].project=other", start=WANDB),
+    "trackers.wandb.entity": tracked("trackers[0].entity=us", start=WANDB),
+    "trackers.wandb.name": tracked("trackers[0].name=other", start=WANDB),
+    "trackers.wandb.group": tracked("trackers[0].group=one", start=WANDB),
+    "trackers.wandb.tags": tracked("trackers[0].tags=[one]", start=WANDB),
+    "trackers.wandb.mode": tracked("trackers[0].mode=online", start=WANDB, differs="error"),
+    "trackers.wandb.answer_within_s": tracked("trackers[0].answer_within_s=0.001", start=WANDB),
+    "trackers.wandb.finish_within_s": tracked("trackers[0].finish_within_s=0.001", start=WANDB),
+    "trackers.mlflow.type": tracked(MLFLOW, start=()),
+    "trackers.mlflow.uri": tracked("trackers[0].uri=sqlite:///other.db", start=MLFLOW),
+    "trackers.mlflow.experiment": tracked("trackers[0].experiment=other", start=MLFLOW),
+    "trackers.mlflow.answer_within_s": tracked("trackers[0].answer_within_s=0.001", start=MLFLOW),
+    "trackers.mlflow.finish_within_s": tracked("trackers[0].finish_within_s=0.001", start=MLFLOW),
 }
 
 DATA = {
@@ -168,6 +208,14 @@ STAGE = {
     "optimizer.adamw.betas": case("optimizer.betas=[0.8, 0.999]", "optimizer.betas=[0.9, 0.9]"),
     "optimizer.adamw.epsilon": case("optimizer.epsilon=0.001"),
     "optimizer.adamw.weight_decay": case("optimizer.weight_decay=0.1"),
+    "optimizer.adamw_8bit.type": case(EIGHT_BIT, start="optimizer={type: sgd}"),
+    "optimizer.adamw_8bit.betas": case(
+        "optimizer.betas=[0.8, 0.999]", "optimizer.betas=[0.9, 0.9]", start=EIGHT_BIT
+    ),
+    "optimizer.adamw_8bit.epsilon": case("optimizer.epsilon=0.001", start=EIGHT_BIT),
+    "optimizer.adamw_8bit.weight_decay": case("optimizer.weight_decay=0.1", start=EIGHT_BIT),
+    "optimizer.adafactor.type": case(ADAFACTOR),
+    "optimizer.adafactor.weight_decay": case("optimizer.weight_decay=0.1", start=ADAFACTOR),
     "optimizer.sgd.type": case("optimizer={type: sgd}"),
     "optimizer.sgd.momentum": case("optimizer.momentum=0.9", start="optimizer={type: sgd}"),
     "optimizer.sgd.weight_decay": case("optimizer.weight_decay=0.1", start="optimizer={type: sgd}"),
@@ -200,12 +248,37 @@ STAGE = {
     "max_skipped_steps": case("max_skipped_steps=0", start=EXPLODING, differs="error"),
 }
 
+
+def low_rank(name: str, start: str) -> dict[str, Case]:
+    """The cases of what adapters on plain and on packed weights have in common."""
+    there = (f"model=adapted-{name}", start)
+    return {
+        f"adapter.{name}.rank": case("adapter.rank=3", start=start),
+        f"adapter.{name}.alpha": case("adapter.alpha=5", start=start),
+        f"adapter.{name}.dropout": case("adapter.dropout=0.5", start=start),
+        f"adapter.{name}.targets": case("adapter.targets=[q_proj]", start=start),
+        f"adapter.{name}.layers": case("adapter.layers=[0]", "adapter.layers=[-1]", start=start),
+        f"adapter.{name}.rslora": case("adapter.rslora=true", start=start),
+        f"adapter.{name}.dora": case("adapter.dora=true", start=start),
+        f"adapter.{name}.before": case(
+            *("adapter.before=merge", "adapter.before=stack"),
+            start=there,
+            differs="weights printed",
+        ),
+    }
+
+
 SFT = {
     "adapter.lora.type": case(LORA, differs="weights printed"),
-    "adapter.lora.rank": case("adapter.rank=3", start=LORA),
-    "adapter.lora.alpha": case("adapter.alpha=5", start=LORA),
-    "adapter.lora.dropout": case("adapter.dropout=0.5", start=LORA),
-    "adapter.lora.targets": case("adapter.targets=[q_proj]", start=LORA),
+    **low_rank("lora", LORA),
+    "adapter.qlora.type": case(QLORA, start=LORA, differs="weights metrics"),
+    "adapter.qlora.bits": case("adapter.bits=8", start=QLORA),
+    **low_rank("qlora", QLORA),
+    "adapter.full.layers": case(
+        "adapter={type: full, layers: [0]}",
+        "adapter={type: full, layers: [-1]}",
+        differs="weights printed",
+    ),
     "adapter.full.type": case("adapter={type: full}", start=LORA, differs="weights printed"),
     "train_on": case("train_on=all", differs="weights printed"),
 }
@@ -270,6 +343,20 @@ TOGETHER = {
         differs="weights printed",
     ),
     "dropout of an adapter that goes on": case("sft[1].adapter.dropout=0.5", start=TWO_STAGES),
+    "an adapter on chosen blocks goes on": case(
+        "sft[1].adapter.layers=[1]",
+        start=(
+            TWO_STAGES,
+            "sft[0].adapter={layers: [0]}",
+            "sft[1].adapter={layers: [0], before: continue}",
+            "sft[1].adapter.before=auto",
+        ),
+    ),
+    "usual names are mapped and said": case(
+        "sft.adapter.targets=[q_proj, o_proj]",
+        start=("model=bloom", "sft.adapter={type: lora, targets: [query_key_value]}"),
+        differs="weights printed",
+    ),
     "layers of an adapter that could go on": case(
         "sft[1].adapter.targets=all",
         start=(
@@ -346,8 +433,19 @@ REFUSED = {
     ("memory={limit: eight}",): "such as 8GB",
     ("sft.warmup=3",): "something is trained at the full rate",
     ("sft.add_tokens=[a, b, a]",): "a token is named twice",
+    ("sft.add_tokens=[a]", "sft.adapter={type: full, layers: [0]}"): "expected `layers: all`",
     ("sft.add_tokens=['  ']",): "one of the tokens is blank",
     ("sft.adapter={type: full, rank: 3}",): 'unknown key "rank" with type "full"',
+    ("sft.adapter={type: lora, bits: 4}",): 'unknown key "bits" with type "lora"',
+    ("sft.adapter={type: full, before: merge}",): 'unknown key "before" with type "full"',
+    ("sft.adapter={dora: true, before: stack}",): "expected one of the two",
+    ("sft.adapter={before: continue}",): "before: continue needs an adapter",
+    ("sft.adapter={before: stack}",): "before: stack needs an adapter",
+    ("model=adapted-lora", "sft.adapter={rank: 3, before: continue}"): "rank was 2 and is 3",
+    ("sft.adapter={type: full, layers: [2]}",): "there is no block 2, the model has 2",
+    ("sft.adapter={layers: [-3]}",): "there is no block -3, the model has 2",
+    ("sft.adapter={targets: [c_attn]}",): '"c_attn" is not a linear layer of this model',
+    ("sft.optimizer={type: adafactor, epsilon: 1e-8}",): 'unknown key "epsilon"',
     ("sft.optimizer={type: sgd, epsilon: 1e-8}",): 'unknown key "epsilon" with type "sgd"',
 }
 
@@ -406,7 +504,8 @@ def test_the_walk_finds_what_stands_deep_in_a_union() -> None:
 
 Outcome = dict[str, str]
 """weights: hash of the results' tensors. metrics: canonical. checkpoints: names of the folders.
-printed: what the person saw, speed aside. kept: tensors kept for the way back. threads: torch's.
+tracked: what the trackers hold, and warnings. printed: what the person saw, speed aside.
+kept: tensors kept for the way back. threads: torch's.
 error: the message that ended the run.
 """
 Observe = Callable[..., Outcome]
@@ -433,7 +532,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("every-field")
     write_rows(folder)
     write_models(folder)
+    write_adapters(folder)
     write_hub_data(folder)
+    write_stores(folder)
     for method in STAGES:
         adapter = "      adapter: {type: full}\n" if method == "sft" else ""
         recipe = RECIPE.replace("METHOD", method) + adapter
@@ -449,6 +550,9 @@ def observe(folder: Path) -> Iterator[Observe]:
     with pytest.MonkeyPatch.context() as patch:
         # What is compared has to be right, not to survive a power loss.
         patch.setattr(os, "fsync", lambda descriptor: None)
+        for name in [name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_TR"))]:
+            patch.delenv(name)
+        patch.setenv("NETRC", str(folder / "no-netrc"))
         patch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "hub")
         yield cache(lambda recipe, overrides: run_once(folder, recipe, overrides))
 
@@ -495,11 +599,44 @@ def describe(run: Run) -> Outcome:
     results = [path for stage in stages for path in sorted((stage / "model").glob("*.safetensors"))]
     metrics = [canonical_metrics(stage / "metrics.jsonl").decode() for stage in stages]
     found = [path for stage in stages for path in list_checkpoints(stage / "checkpoints")]
+    warned = [event["message"] for event in run.events() if event["event"] == "warning"]
     return {
         "weights": " ".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in results),
         "metrics": "".join(metrics),
         "checkpoints": " ".join(str(path.relative_to(run.path)) for path in found),
+        "tracked": json.dumps([*warned, *describe_trackers(run)]),
     }
+
+
+def describe_trackers(run: Run) -> Iterator[Any]:
+    """What the trackers' own files say about a run, apart from numbers that nobody chose."""
+    for path in sorted((run.path / "trackers").glob("*.json")):
+        told = json.loads(path.read_text())
+        yield path.stem, told["state"], told["points"]
+        if path.stem == "tensorboard":
+            folder = Path(told["remote"]["folder"])
+            files = sorted(folder.rglob("*.hone"))
+            yield os.path.relpath(folder, run.path), [str(f.relative_to(folder)) for f in files]
+    for path in (run.path / "trackers").glob("wandb/offline-run-*/*.wandb"):
+        for record in records_of(path):
+            if record.HasField("run"):
+                made = record.run
+                yield made.project, made.entity, made.display_name, made.run_group, [*made.tags]
+    for name in ("store", "other"):
+        yield from mlflow_runs(run.path.parents[1] / f"{name}.db", run.path.parent)
+
+
+def mlflow_runs(store: Path, runs: Path) -> Iterator[Any]:
+    """Experiment and number of values of the newest run, where this recipe's is in that store."""
+    path = runs / "run" / "trackers" / "mlflow.json"
+    number = json.loads(path.read_text())["remote"]["run_id"] if path.exists() else ""
+    with closing(sqlite3.connect(store)) as database:
+        query = (
+            "SELECT e.name FROM experiments e JOIN runs USING (experiment_id) WHERE run_uuid = ?"
+        )
+        for (experiment,) in database.execute(query, (number,)).fetchall():
+            query = "SELECT count(*) FROM metrics WHERE run_uuid = ?"
+            yield store.name, experiment, database.execute(query, (number,)).fetchone()
 
 
 def said(console: Console) -> Iterator[str]:
@@ -585,6 +722,34 @@ def write_models(folder: Path) -> None:
     (pickled / "model.safetensors").unlink()
 
 
+def write_adapters(folder: Path) -> None:
+    """Adapters on the Llama and on its packed weights, with the model's tokenizer beside them."""
+    base = str(folder / "llama")
+    plain = read_weights(base, torch.float32)
+    packed = read_quantised(base, 4, torch.float32, torch.device("cpu"))
+    for name, weights in (("lora", plain), ("qlora", packed)):
+        torch.manual_seed(1)
+        model = add_lora(weights, Lora(rank=2))
+        with torch.no_grad():
+            for parameter_name, parameter in model.named_parameters():
+                if "lora_B" in parameter_name:
+                    parameter.normal_(std=0.1)
+        place = folder / f"adapted-{name}"
+        place.mkdir()
+        save_model(model, place)
+        for path in (folder / "llama").iterdir():
+            if path.name.startswith(("token", "chat_template")):
+                shutil.copy(path, place)
+
+
+def write_stores(folder: Path) -> None:
+    """Two empty stores of MLflow, which takes seconds to make one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's own use of its database library
+        MlflowClient(tracking_uri=f"sqlite:///{folder / 'store.db'}")
+    shutil.copy(folder / "store.db", folder / "other.db")
+
+
 def write_hub_data(folder: Path) -> None:
     """The data set `acme/tiny` with the splits train and test, as if it had been downloaded."""
     import datasets
@@ -642,7 +807,8 @@ def test_what_would_have_no_effect_is_refused(
 def test_the_same_recipe_has_the_same_outcome(folder: Path, observe: Observe) -> None:
     """What differs in the tests above differs because of the field, not from run to run."""
     lora = ("sft.adapter={type: lora, dropout: 0.5}",)
-    for recipe, overrides in (("pretrain", ()), ("sft", ()), ("sft", lora)):
+    trackers = [("sft", (each,)) for each in (TENSORBOARD, WANDB, MLFLOW)]
+    for recipe, overrides in (("pretrain", ()), ("sft", ()), ("sft", lora), *trackers):
         assert run_once(folder, recipe, overrides) == observe(recipe, overrides)
 
 

@@ -109,7 +109,25 @@ stages:
         ),
         (
             "sft.adapter.type=loara",
-            'sft.adapter.type: expected "lora" or "full", found "loara"; did you mean "lora"?',
+            'sft.adapter.type: expected "lora", "qlora" or "full", found "loara"; '
+            'did you mean "lora"?',
+        ),
+        (
+            "trackers=[tensorbord]",
+            'trackers[0].type: expected "tensorboard", "wandb" or "mlflow", found "tensorbord"; '
+            'did you mean "tensorboard"?',
+        ),
+        (
+            "trackers=mlflow",
+            'trackers: expected a list of tensorboard, wandb, mlflow, found "mlflow"',
+        ),
+        (
+            "trackers=[{type: wandb, projct: x}]",
+            'trackers[0].projct: unknown key "projct"; did you mean "project"?',
+        ),
+        (
+            "trackers=[mlflow, {type: mlflow, uri: x}]",
+            'trackers: expected each tracker once, found "mlflow" more than once',
         ),
         ("sft.adapter=lora", "sft.adapter: expected a mapping with the keys type, rank"),
         ("sft.adapter.targets=[a, 3]", 'sft.adapter.targets[1]: expected text, found "3"'),

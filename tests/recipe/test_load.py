@@ -331,6 +331,16 @@ def test_json_schema_describes_every_field() -> None:
     assert '"place"' not in json.dumps(schema)
 
 
+def test_a_bare_word_fits_one_tracker_of_the_json_schema() -> None:
+    """Editors take `oneOf` at its word."""
+    words = {
+        name: json_schema()["$defs"][name]["anyOf"][0]["const"]
+        for name in ("TensorBoard", "WandB", "MLflow")
+    }
+    assert words == {"TensorBoard": "tensorboard", "WandB": "wandb", "MLflow": "mlflow"}
+    assert json_schema()["$defs"]["Data"]["anyOf"][0] == {"type": "string"}
+
+
 def test_json_schema_is_a_fresh_copy() -> None:
     json_schema()["$defs"].clear()
     assert "Sft" in json_schema()["$defs"]
