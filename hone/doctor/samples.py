@@ -106,7 +106,7 @@ def make_samples(
 
 def render_all(examples: Sequence[Example], renderer: Renderer) -> list[Tokens]:
     """The tokens of all examples that the template can render."""
-    found = []
+    found: list[Tokens] = []
     for example in examples:
         try:
             found += renderer.samples(example)

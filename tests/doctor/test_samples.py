@@ -1,4 +1,4 @@
-"""What the checks are made on: samples of different lengths, trees of their parts, a person's rows."""
+"""What the checks are made on: samples of different lengths, trees of their parts, own rows."""
 
 import json
 from pathlib import Path
