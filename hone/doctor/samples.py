@@ -89,7 +89,7 @@ def make_samples(
     random tokens in the place of those that are missing or cannot be rendered.
     """
     rendered = sorted(render_all(examples, renderer), key=lambda t: len(t.ids), reverse=True)
-    found = []
+    found: list[Segment] = []
     for tokens in rendered[: NUM_SAMPLES - 2]:
         limit = longest - len(found) % 4 * (longest // 8)  # equal lengths need no padding
         if len(tokens.ids) > limit:
