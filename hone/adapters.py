@@ -21,6 +21,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from hone.architecture import first_line
 from hone.errors import UserError
 from hone.model_files import NOTHING, Trust
 from hone.models import read_adapter
@@ -188,7 +189,14 @@ def add_lora(
         task_type="CAUSAL_LM",
         trainable_token_indices=token_rows,
     )
-    return _as_saved(get_peft_model(model, config))  # type: ignore[arg-type]
+    try:
+        return _as_saved(get_peft_model(model, config))  # type: ignore[arg-type]
+    except ValueError as error:  # of some families PEFT leaves out some layers
+        raise UserError(
+            f"adapter.targets: PEFT cannot adapt all of these layers: {first_line(error)}",
+            hint=f"name those to adapt, some of: {', '.join(config.target_modules or ())}",
+            exit_code=2,
+        ) from error
 
 
 def open_adapter(

@@ -110,7 +110,7 @@ class _Loop:
         self.saved = (state.step, state.evaluated)
         self.disk_was_full = False
         self.torn = False
-        self.began_finite = all(bool(torch.isfinite(p).all()) for p in self.parameters)
+        self.not_finite_before = self.count_not_finite()
 
     def run(self) -> None:
         """All steps that are left."""
@@ -288,8 +288,12 @@ class _Loop:
         )
 
     def weights_are_finite(self) -> bool:
-        """True where no trained number has become infinite or NaN in this stage."""
-        return not self.began_finite or all(bool(torch.isfinite(p).all()) for p in self.parameters)
+        """True where no trained number has become infinite or NaN in this attempt."""
+        return self.count_not_finite() <= self.not_finite_before
+
+    def count_not_finite(self) -> int:
+        """Trained numbers that are infinite or NaN; some models begin with unused rows of them."""
+        return sum(int((~torch.isfinite(p)).sum()) for p in self.parameters)
 
     # Evaluation
 

@@ -1,21 +1,26 @@
 """What a stage will take, said before step 1: room on the disk, and memory for the weights.
 
-Called by `stages/`. The figures are upper bounds from the recipe and the number of parameters.
+Called by `stages/`. The disk's figures are upper bounds, those of the memory lower ones: what is
+computed at once can be cut to fit, weights and optimizer state cannot.
 """
 
 import shutil
 from dataclasses import dataclass
 
+import torch
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 from hone.checkpoints import folder_bytes
+from hone.device import choose_precision
 from hone.errors import UserError
 from hone.memory import in_words
-from hone.recipe.schema import Optimizer
+from hone.recipe.schema import Full, QLora, Sft, TrainingStage
 from hone.training import Training
 
-# Bytes of state for each trained parameter, at most: AdamW keeps two means in fp32, SGD one.
-STATE_BYTES = {"adamw": 8, "sgd": 4}
+# Bytes of state for each trained parameter, at least and at most. AdamW keeps two means in fp32, in
+# 8 bits only those of large tensors; SGD keeps one with momentum, Adafactor a row and a column.
+STATE_BYTES = {"adamw": (8, 8), "adamw_8bit": (2, 8), "sgd": (0, 4), "adafactor": (0, 4)}
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,29 @@ class DiskForecast:
         )
 
 
-def state_bytes(optimizer: Optimizer) -> int:
-    """Bytes of optimizer state for each trained parameter, at most."""
-    return STATE_BYTES.get(optimizer.type, max(STATE_BYTES.values()))
+def check_memory(
+    model: PreTrainedModel, settings: TrainingStage, device: torch.device, limit: int
+) -> None:
+    """Raises UserError where weights, gradients and optimizer state alone are over `limit` bytes.
+
+    model: the stage's base, which may be without weights.
+    """
+    adapter = settings.adapter if isinstance(settings, Sft) else Full()
+    count = sum(parameter.numel() for parameter in model.parameters())
+    if isinstance(adapter, Full):
+        trained = count if adapter.layers == "all" else 0
+        needed = 4 * count + (4 + STATE_BYTES[settings.optimizer.type][0]) * trained
+    else:
+        precision = choose_precision(settings.precision, device, trains_weights=False)
+        bits = adapter.bits if isinstance(adapter, QLora) else 8 * precision.weights.itemsize
+        needed = count * bits // 8
+    if needed > limit:
+        raise UserError(
+            f"the weights, gradients and optimizer state of {count:,} parameters take at least "
+            f"{in_words(needed)}, and the run may hold {in_words(limit)}",
+            hint="take an adapter instead of full weights, `adapter: {type: qlora}`, a smaller "
+            "model, or more memory",
+        )
 
 
 def forecast_disk(training: Training) -> DiskForecast:
@@ -53,7 +78,7 @@ def forecast_disk(training: Training) -> DiskForecast:
     ]
     result = sum(parameter.numel() * parameter.element_size() for parameter in saved)
     count = sum(parameter.numel() for parameter in trained)
-    checkpoint = result + count * state_bytes(training.settings.optimizer)
+    checkpoint = result + count * STATE_BYTES[training.settings.optimizer.type][1]
     settings = training.settings.checkpoint
     kept = settings.keep + 1  # the one that is being written
     kept += training.settings.evaluation is not None  # the best one

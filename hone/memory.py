@@ -13,7 +13,8 @@ import torch
 
 from hone.device import data_bytes, total_memory_bytes
 from hone.errors import UserError
-from hone.recipe.schema import Memory, size_bytes
+from hone.recipe.node import size_bytes
+from hone.recipe.schema import Memory
 
 SMALLEST_ROOM = 64 * 2**20  # bytes that must be left to begin with at all
 
@@ -28,13 +29,18 @@ OUT_OF_MEMORY = (
 )
 
 
+def limit_bytes(memory: Memory | None, device: torch.device) -> int:
+    """The recipe's limit, or what the machine has where that is less or none is given."""
+    whole = total_memory_bytes(device)
+    return min(whole, size_bytes(memory.limit)) if memory else whole
+
+
 def use_memory_limit(memory: Memory | None, device: torch.device) -> int:
     """Hold this process to the recipe's limit, or to what the machine has; returns the bytes.
 
     Raises UserError for a limit that is less than what the process holds before it has a model.
     """
-    whole = total_memory_bytes(device)
-    limit = min(whole, size_bytes(memory.limit)) if memory else whole
+    whole, limit = total_memory_bytes(device), limit_bytes(memory, device)
     if device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(limit / whole, device)
         return limit

@@ -7,6 +7,7 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 
 from hone.adapters import add_lora, use_fast_forward
+from hone.errors import UserError
 from hone.quantisation import quantise
 from hone.recipe.schema import Lora, QLora
 from tests.test_models import distance, engine_loss, gradients, joined, plain_loss
@@ -199,3 +200,9 @@ def test_packed_weights_are_not_kept_for_the_way_back():
     with hooks:
         model.module(input_ids=torch.arange(3, 14)[None])
     assert shapes and not shapes & {(48, 32), (32, 48), (16, 32), (32, 32), (32, 16)}
+
+
+def test_layers_that_peft_cannot_adapt_are_refused_in_words() -> None:
+    with pytest.raises(UserError, match=r"PEFT cannot adapt all of these layers: .*out_proj"):
+        add_lora(make_model("mamba"), Lora())
+    add_lora(make_model("mamba"), Lora(targets=["in_proj", "x_proj"]))

@@ -51,7 +51,9 @@ def test_a_broken_checkpoint_is_named_and_skipped(tmp_path: Path, break_it, name
 
 def test_the_state_comes_back(tmp_path: Path) -> None:
     checkpoint = save(tmp_path, 12)
-    assert read_state(checkpoint) == CheckpointState(12, True, 1, 0.5, 1.0)
+    assert read_state(checkpoint) == CheckpointState(
+        step=12, evaluated=True, best_step=1, best_value=0.5, time_s=1.0
+    )
 
 
 def test_a_writer_that_fails_leaves_nothing_and_keeps_what_was_there(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def _train(found: "Run", again: "Run", until: tuple[int, int] | None, console: "
         with again.attempt():
             from hone.stages.run import run_recipe
 
-            run_recipe(again, console=console, until=until)
+            run_recipe(again, console=console, until=until, tracks=False)
     except StepReached:
         return
     except StopRequested as stop:

@@ -14,6 +14,8 @@ HEADING = ("STAGE", "STEPS", "LOSS", "EVALUATION LOSS", "TOKENS", "TIME")
 # What a stage is summarised by, where the recipe has it.
 TOLD = ("data", "adapter", "batch", "epochs", "steps", "learning_rate", "schedule")
 
+MOST_WARNINGS = 5
+
 
 def show(run: RunName, runs: RunsFolder = RUNS_FOLDER, as_json: AsJson = False) -> None:
     """Describe a run.
@@ -43,6 +45,7 @@ def describe(run: "Run") -> dict[str, Any]:
         "status": run.status(),
         "recipe": run.resolved(),
         "data_changes": describe_accepted(run),
+        "warnings": [each["message"] for each in run.events() if each["event"] == "warning"],
         "stages": [_stage(folder) for folder in run.stage_folders()],
     }
 
@@ -60,6 +63,7 @@ def _stage(folder: Path) -> dict[str, Any]:
         "steps": training[-1]["step"] if training else 0,
         "loss": _first_and_last(training),
         "evaluation_loss": _first_and_last(evaluation),
+        "skipped_steps": sum(row.get("skipped", 0) for row in training),
         "tokens": sum(row.get("tokens", 0) for row in training),
         "step_time_s": sum(row.get("step_s", 0.0) for row in training),
         "metrics": str(folder / "metrics.jsonl") if rows else None,
@@ -90,8 +94,26 @@ def _print(described: dict[str, Any], run: "Run") -> None:
     if described["stages"]:
         print()
         print_table([HEADING, *map(_cells, described["stages"])])
+    _print_warnings(described)
     _print_files(described, run)
     _print_next(described, run)
+
+
+def _print_warnings(described: dict[str, Any]) -> None:
+    """The newest warnings, and the stages in which steps made no update."""
+    warnings = described["warnings"]
+    if warnings:
+        print()
+    if len(warnings) > MOST_WARNINGS:
+        print(f"{len(warnings):,} warnings, the newest {MOST_WARNINGS} of them:")
+    for warning in warnings[-MOST_WARNINGS:]:
+        print(f"warning: {warning}")
+    for stage in described["stages"]:
+        if stage["skipped_steps"]:
+            print(
+                f"{stage['stage']}: {stage['skipped_steps']:,} steps made no update, because a "
+                "number was not finite; their samples are in quarantine.jsonl"
+            )
 
 
 def _inline(value: Any) -> str:

@@ -140,11 +140,13 @@ def make_texts(seed: int) -> list[str]:
 
 
 def make_sft_questions(seed: int) -> list[Question]:
-    """The questions of fine-tuning, none of which is asked in the evaluation, in a mixed order."""
+    """The questions of fine-tuning, all different, none of which is asked in the evaluation, in a
+    mixed order.
+    """
     questions = []
     for kind, ask in ASK.items():
         draw = random.Random(f"{seed} sft {kind}")
-        questions += [ask(draw, seed, False) for _ in range(SFT_CONVERSATIONS[kind])]
+        questions += _different(functools.partial(ask, draw, seed, False), SFT_CONVERSATIONS[kind])
     random.Random(f"{seed} sft order").shuffle(questions)
     return questions
 
@@ -154,12 +156,19 @@ def make_evaluation_questions(seed: int) -> list[Question]:
     questions: list[Question] = []
     for kind, ask in ASK.items():
         draw = random.Random(f"{seed} evaluation {kind}")
-        found: dict[str, Question] = {}
-        while len(found) < EVALUATION_QUESTIONS[kind]:
-            question = ask(draw, seed, True)
-            found.setdefault(question.prompt, question)
-        questions += found.values()
+        questions += _different(
+            functools.partial(ask, draw, seed, True), EVALUATION_QUESTIONS[kind]
+        )
     return questions
+
+
+def _different(ask: Callable[[], Question], count: int) -> list[Question]:
+    """`count` questions that `ask` draws, no prompt twice."""
+    found: dict[str, Question] = {}
+    while len(found) < count:
+        question = ask()
+        found.setdefault(question.prompt, question)
+    return list(found.values())
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from hone.errors import nearest
 from hone.recipe.faults import KeyPath, quoted, shown_key
-from hone.recipe.schema import NoneGiven
+from hone.recipe.node import NoneGiven
 from hone.recipe.shape import (
     Shape,
     branches,

@@ -31,7 +31,8 @@ from hone.device import (
 )
 from hone.errors import UserError
 from hone.extras import check_extra
-from hone.memory import in_words, is_out_of_memory, use_memory_limit
+from hone.forecast import check_memory
+from hone.memory import in_words, is_out_of_memory, limit_bytes, use_memory_limit
 from hone.model_files import NOTHING, Trust
 from hone.models import load_tokenizer, new_model, save_model
 from hone.optim import describe_cut_warmup
@@ -74,11 +75,14 @@ class Finding:
     hint: str | None = None
 
 
-def run_recipe(run: Run, *, console: Console, until: tuple[int, int] | None = None) -> None:
+def run_recipe(
+    run: Run, *, console: Console, until: tuple[int, int] | None = None, tracks: bool = True
+) -> None:
     """Do all stages that are not finished. Raises UserError and StopRequested; the caller owns the
     run's state.
 
-    until: (stage from 1, step) after which StepReached is raised.
+    until: (stage from 1, step) after which StepReached is raised. tracks: whether the recipe's
+    trackers follow.
     """
     quieten_libraries()
     recipe = run.loaded_recipe().recipe
@@ -91,14 +95,15 @@ def run_recipe(run: Run, *, console: Console, until: tuple[int, int] | None = No
         message = f"warning: the result may differ, the device has changed: {change}"
         console.print(message, highlight=False, soft_wrap=True, markup=False)
     # Trackers begin outside: the limit is not theirs.
-    with tracked(run, recipe.trackers, console), memory_limit(recipe, device):
+    trackers = recipe.trackers if tracks else []
+    with tracked(run, trackers, console), memory_limit(recipe, device) as limit:
         start = prepare_base(run, recipe, console)
         for index, stage in enumerate(recipe.stages):
             result = run.stage_folder(index, stage.method) / "model"
             if find_fault(result) is None:
                 start = Start.at(str(result), start.trust)
                 continue
-            check_start(start)
+            check_memory(check_start(start), stage.settings, device, limit)
             run.event("stage", stage=index + 1, method=stage.method)
             last_step = until[1] if until and until[0] == index + 1 else None
             work = SupervisedStage(run, recipe, index, console, last_step)
@@ -106,11 +111,13 @@ def run_recipe(run: Run, *, console: Console, until: tuple[int, int] | None = No
 
 
 @contextmanager
-def memory_limit(recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """Around the work of a run: what does not fit and cannot be cut is the person's to decide."""
+def memory_limit(recipe: Recipe, device: torch.device) -> Iterator[int]:
+    """Around the work of a run, with its limit in bytes: what does not fit and cannot be cut is the
+    person's to decide.
+    """
     limit = use_memory_limit(recipe.memory, device)
     try:
-        yield
+        yield limit
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -315,7 +322,10 @@ def check_model(recipe: Recipe) -> None:
         start = Start.at(recipe.model, trust)
         model = check_start(start)
     check_adapters(model, start, [adapter_of(stage.settings) for stage in recipe.stages])
+    device = choose_device(recipe.device)
+    limit = limit_bytes(recipe.memory, device)
     for stage in recipe.stages:
+        check_memory(model, stage.settings, device, limit)
         if stage.settings.add_tokens and not isinstance(adapter_of(stage.settings), Full):
             check_rows(model)
 

@@ -114,3 +114,19 @@ def test_an_unknown_run_offers_the_nearest(
     for words in (["show"], ["resume"], ["chat"], ["generate", "--prompt", "x"]):
         assert invoke([*words, "frist", "--runs", str(runs)]) == 2
         assert "did you mean `first`?" in capsys.readouterr().err
+
+
+def test_warnings_and_skipped_steps_are_told(run: Run, runs: Path, capsys) -> None:
+    with MetricsWriter(run.stage_folder(0, "pretrain") / "metrics.jsonl") as writer:
+        writer.write({"step": 1, "loss": float("nan"), "skipped": 1})
+        writer.write({"step": 2, "loss": 2.0})
+    for number in range(7):
+        run.event("warning", message=f"the disk is full {number}")
+    assert invoke(["show", "first", "--runs", str(runs)]) == 0
+    printed = capsys.readouterr().out
+    assert "7 warnings, the newest 5" in printed
+    assert "the disk is full 6" in printed and "the disk is full 1" not in printed
+    assert "1-pretrain: 1 steps made no update" in printed
+    assert invoke(["show", "first", "--runs", str(runs), "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert len(described["warnings"]) == 7 and described["stages"][0]["skipped_steps"] == 1

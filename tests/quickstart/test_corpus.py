@@ -112,3 +112,8 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     assert other.sft.read_bytes() != one.sft.read_bytes()
     rows = [json.loads(line) for line in one.evaluation.read_text().splitlines()]
     assert set(rows[0]) == {"prompt", "answer", "kind"}
+
+
+def test_no_question_of_fine_tuning_comes_twice() -> None:
+    """Else a sample that is held out of training would be trained on as well."""
+    assert len({question.prompt for question in SFT}) == len(SFT)
