@@ -275,16 +275,17 @@ class _Loop:
         """Why the stage stops after steps without an update, and how to go on."""
         training, count = self.training, self.state.skipped_in_a_row
         self.torn = not self.weights_are_finite()
-        seen = (
-            "the weights are no longer finite numbers since an earlier update"
-            if self.torn
-            else "the weights are finite"
+        largest = max(float(p.detach().abs().nan_to_num().max()) for p in self.parameters)
+        seen = f"the largest trained number is {largest:.2g}"
+        cause = (
+            f"look at {training.folder / QUARANTINE}: are these samples as they should be? If so"
         )
-        cause = "lower `learning_rate`" if self.torn else f"look at {training.folder / QUARANTINE}"
+        if self.torn:
+            seen, cause = "trained numbers are infinite since an earlier update", "For these data"
         return UserError(
             f"step {self.state.step}: {count} steps in a row had a loss or a gradient that is not "
             f"finite, more than max_skipped_steps {training.settings.max_skipped_steps}; {seen}",
-            hint=f"{cause}, mend it and begin a new run",
+            hint=f"{cause}, updates were too large: lower `learning_rate` and begin a new run",
         )
 
     def weights_are_finite(self) -> bool:

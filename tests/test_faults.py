@@ -318,7 +318,7 @@ def test_too_many_in_a_row_stop_and_say_what_was_seen(poisoned: Path) -> None:
     printed = hone(
         poisoned, "run", "recipe.yaml", "sft.max_skipped_steps=1", "--name", "first", expect=1
     )
-    assert "step 2: 2 steps in a row" in printed and "the weights are finite" in printed
+    assert "step 2: 2 steps in a row" in printed and "largest trained number is 0." in printed
     assert "quarantine.jsonl" in printed
     assert len(read_metrics(poisoned / "runs/first/stages/1-sft/metrics.jsonl")) == 2
 

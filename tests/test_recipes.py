@@ -91,7 +91,9 @@ def test_the_commands_of_the_readme(tmp_path: Path) -> None:
     own_data = readme.partition("## Your own data")[2]
     lines = [line for line in own_data.splitlines() if line.startswith("    .venv/bin/hone ")]
     commands = [shlex.split(line, comments=True)[1:] for line in lines]
-    assert [command[0] for command in commands] == ["check", "data", "run", "resume", "generate"]
+    assert [command[0] for command in commands] == [
+        *("init", "doctor", "check", "data", "run", "resume", "generate", "reproduce"),
+    ]
     for command in commands:
         hone(tmp_path, *command)
     assert (tmp_path / "runs" / "first" / "DONE").exists()
