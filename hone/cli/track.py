@@ -7,7 +7,7 @@ from hone.cli.output import print_json
 from hone.errors import UserError
 
 if TYPE_CHECKING:
-    from hone.recipe.schema import Tracker
+    from hone.recipe.trackers import Tracker
     from hone.runs import Run
 
 

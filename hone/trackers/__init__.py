@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from hone.extras import check_extra
-from hone.recipe.schema import Tracker as Settings
+from hone.recipe.trackers import Tracker as Settings
 from hone.trackers.records import About, Tracker
 
 # The extra of a tracker has its name. Each module has `check(settings)` and

@@ -11,7 +11,7 @@ from typing import Any
 
 from hone.errors import UserError
 from hone.extras import import_extra
-from hone.recipe.schema import MLflow
+from hone.recipe.trackers import MLflow
 from hone.trackers.records import About, Point
 
 WISH = "trackers: mlflow"

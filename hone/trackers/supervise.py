@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hone.files import append_line
-from hone.recipe.schema import Tracker as Settings
+from hone.recipe.trackers import Tracker as Settings
 from hone.runs import Run
 from hone.signals import StopRequested, uninterrupted
 from hone.trackers import check_trackers

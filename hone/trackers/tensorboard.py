@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hone.extras import import_extra
-from hone.recipe.schema import TensorBoard
+from hone.recipe.trackers import TensorBoard
 from hone.trackers.records import About, Point
 
 WISH = "trackers: tensorboard"

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from hone.errors import UserError
 from hone.extras import import_extra
-from hone.recipe.schema import WandB
+from hone.recipe.trackers import WandB
 from hone.trackers.records import About, Point
 
 WISH = "trackers: wandb"

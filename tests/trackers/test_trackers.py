@@ -22,7 +22,7 @@ from hone.errors import UserError
 from hone.extras import EXTRAS, Extra
 from hone.metrics import MetricsWriter, read_metrics
 from hone.recipe.load import load_recipe
-from hone.recipe.schema import MLflow, TensorBoard, WandB
+from hone.recipe.trackers import MLflow, TensorBoard, WandB
 from hone.runs import Run, create_run
 from hone.trackers import check_trackers
 from hone.trackers.__main__ import conceal
