@@ -10,14 +10,14 @@ import pytest
 from hone.errors import UserError
 from hone.extras import EXTRAS, Extra, check_extra, install_command
 
-pytestmark = pytest.mark.quick
 
-
+@pytest.mark.quick
 def test_the_table_has_what_can_be_installed() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     assert set(EXTRAS) == set(project["optional-dependencies"]) - {"test"}
 
 
+@pytest.mark.quick
 def test_a_missing_extra_is_answered_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(EXTRAS, "wandb", Extra(("no_such_module",), "nothing"))
     with pytest.raises(UserError, match="`trackers: wandb` needs no_such_module") as caught:

@@ -11,8 +11,6 @@ import pytest
 
 from hone.signals import check_stop, uninterrupted
 
-pytestmark = pytest.mark.quick
-
 # Every script says `ready` when the signal may come.
 START = """
 import os, sys, threading, time

@@ -15,8 +15,6 @@ from hone.errors import UserError
 from hone.recipe.load import load_recipe
 from tests.recipe.test_load import SMALL, write
 
-pytestmark = pytest.mark.quick
-
 LIMIT_S = 0.5
 
 

@@ -17,8 +17,6 @@ from hone.recipe.schema import Columns, Data
 from tests.data.test_tools import DEEPSEEK
 from tests.data.tokenizers import MARKED, REASONING, shared, shipped
 
-pytestmark = pytest.mark.quick
-
 TEMPLATES = ["auto", "alpaca", "llama", "qwen2_5", "qwen3", "llama3_1", "deepseek", "marked", "own"]
 ROLES = ["system", "user", "assistant", "tool", "human", "gpt", "function_call", "observation"]
 KEYS = ["role", "content", "from", "value", "tool_calls", "name", "type", "text", "function"]

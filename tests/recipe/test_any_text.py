@@ -13,8 +13,6 @@ from hone.errors import UserError
 from hone.recipe.load import describe_resolved, load_recipe, load_resolved
 from tests.recipe.test_load import SMALL, write
 
-pytestmark = pytest.mark.quick
-
 KEYS = [
     *("model", "seed", "device", "threads", "stages", "sft", "pretrain", "data", "path", "type"),
     *("adapter", "rank", "targets", "batch", "samples", "tokens", "epochs", "steps", "warmup"),
