@@ -39,9 +39,11 @@ def at_most(limit: int) -> AfterValidator:
 
 
 def type_left_out(default: str) -> BeforeValidator:
-    """`{rank: 8}` without a `type` is of the default one."""
+    """`{rank: 8}` without a `type` is of the default one; a bare word stands for `{type: word}`."""
 
     def add_type(value: object) -> object:
+        if isinstance(value, str):
+            return {"type": value}
         return {"type": default} | value if isinstance(value, dict) else value
 
     return BeforeValidator(add_type)

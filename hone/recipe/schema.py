@@ -189,6 +189,8 @@ Layers = Annotated[list[int], Field(min_length=1)] | Literal["all"]
 class LowRank(Node):
     """What adapters beside frozen weights have in common (Hu et al. 2021, arXiv:2106.09685)."""
 
+    shorthand: ClassVar[str | None] = "type"
+
     type: Literal["lora", "qlora"]
     """Which weights the adapters stand beside."""
     rank: Annotated[int, Field(gt=0), at_most(2**16)] = 16
@@ -237,6 +239,8 @@ class QLora(LowRank):
 class Full(Node):
     """The weights themselves are trained."""
 
+    shorthand: ClassVar[str | None] = "type"
+
     type: Literal["full"] = "full"
     """Every weight of the model is trained, or those of the chosen `layers`."""
     layers: Layers = "all"
@@ -265,6 +269,8 @@ class BatchSize(Node):
 class AdamW(Node):
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
 
+    shorthand: ClassVar[str | None] = "type"
+
     type: Literal["adamw"] = "adamw"
     """AdamW."""
     betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.999)
@@ -278,6 +284,8 @@ class AdamW(Node):
 class SGD(Node):
     """Plain stochastic gradient descent."""
 
+    shorthand: ClassVar[str | None] = "type"
+
     type: Literal["sgd"] = "sgd"
     """Plain gradient descent."""
     momentum: Share = 0.0
@@ -288,6 +296,8 @@ class SGD(Node):
 
 class AdamW8bit(Node):
     """AdamW whose running means are kept in 8 bits (Dettmers et al. 2022, arXiv:2110.02861)."""
+
+    shorthand: ClassVar[str | None] = "type"
 
     type: Literal["adamw_8bit"] = "adamw_8bit"
     """AdamW with running means of 8 bits; those of less than 4096 weights stay in 32."""
@@ -301,6 +311,8 @@ class AdamW8bit(Node):
 
 class Adafactor(Node):
     """Adafactor (Shazeer & Stern 2018, arXiv:1804.04235) with the stage's learning rate."""
+
+    shorthand: ClassVar[str | None] = "type"
 
     type: Literal["adafactor"] = "adafactor"
     """Running means of squared gradients as one row and one column; none of the gradients."""

@@ -119,8 +119,12 @@ def expected(shape: Shape) -> str:
     """What may stand here, in words: `a whole number above 0`."""
     words = [_PLACES[shape["place"]]] if "place" in shape else []
     for branch in branches(shape):
-        if "place" not in shape or branch.get("type") == "object":
+        if branch.get("shorthand") == "type":
+            words.append(quoted(str(type_name(branch))))
+        elif "place" not in shape or branch.get("type") == "object":
             words.append(_expected_of(branch))
+    if any(branch.get("shorthand") == "type" for branch in branches(shape)):
+        words.append("a mapping with a `type`")
     if shape.get("default") is not None and {"type": "null"} in shape.get("anyOf", []):
         words.append("null")
     words = list(dict.fromkeys(words))

@@ -129,7 +129,8 @@ stages:
             "trackers=[mlflow, {type: mlflow, uri: x}]",
             'trackers: expected each tracker once, found "mlflow" more than once',
         ),
-        ("sft.adapter=lora", "sft.adapter: expected a mapping with the keys type, rank"),
+        ("sft.adapter=lorra", 'found "lorra"; did you mean "lora"?'),
+        ("sft.adapter=3", 'expected "lora", "qlora", "full" or a mapping with a `type`, found'),
         ("sft.adapter.targets=[a, 3]", 'sft.adapter.targets[1]: expected text, found "3"'),
         ("sft.adapter.targets=[]", 'expected a list of text or "all", found an empty list'),
         (
