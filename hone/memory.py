@@ -35,6 +35,19 @@ def limit_bytes(memory: Memory | None, device: torch.device) -> int:
     return min(whole, size_bytes(memory.limit)) if memory else whole
 
 
+def check_limit(memory: Memory | None, device: torch.device) -> None:
+    """Raises UserError for a limit that is less than what a process holds before it has a model."""
+    held = data_bytes()
+    if memory is None or device.type == "cuda" or held + SMALLEST_ROOM <= size_bytes(memory.limit):
+        return
+    raise UserError(
+        f'memory.limit: "{memory.limit}" is too little: Hone and its libraries hold '
+        f"{in_words(held)} before a model is loaded",
+        hint=f"expected at least memory: {{limit: {1 + (held + SMALLEST_ROOM) // 10**6}MB}}",
+        exit_code=2,
+    )
+
+
 def use_memory_limit(memory: Memory | None, device: torch.device) -> int:
     """Hold this process to the recipe's limit, or to what the machine has; returns the bytes.
 
@@ -44,15 +57,7 @@ def use_memory_limit(memory: Memory | None, device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(limit / whole, device)
         return limit
-    held = data_bytes()
-    if held + SMALLEST_ROOM > limit:
-        assert memory is not None, "the machine has more than its libraries need"
-        raise UserError(
-            f'memory.limit: "{memory.limit}" is too little: Hone and its libraries hold '
-            f"{in_words(held)} before a model is loaded",
-            hint=f"expected at least memory: {{limit: {1 + (held + SMALLEST_ROOM) // 10**6}MB}}",
-            exit_code=2,
-        )
+    check_limit(memory, device)
     _, highest = resource.getrlimit(resource.RLIMIT_DATA)
     soft = limit if highest == resource.RLIM_INFINITY else min(limit, highest)
     resource.setrlimit(resource.RLIMIT_DATA, (soft, highest))

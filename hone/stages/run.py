@@ -32,7 +32,7 @@ from hone.device import (
 from hone.errors import UserError
 from hone.extras import check_extra
 from hone.forecast import check_memory
-from hone.memory import in_words, is_out_of_memory, limit_bytes, use_memory_limit
+from hone.memory import check_limit, in_words, is_out_of_memory, limit_bytes, use_memory_limit
 from hone.model_files import NOTHING, Trust
 from hone.models import load_tokenizer, new_model, save_model
 from hone.optim import describe_cut_warmup
@@ -275,6 +275,7 @@ def check_recipe(loaded: LoadedRecipe) -> list[Finding]:
     recipe = loaded.recipe
     attempt(lambda: choose_device(recipe.device))
     attempt(lambda: check_trackers(recipe.trackers))
+    attempt(lambda: check_limit(recipe.memory, choose_device(recipe.device)))
     attempt(lambda: check_extras(recipe))
     attempt(lambda: check_model(recipe))
     if attempt(lambda: base_tokenizer(recipe.model, Trust.of(recipe.trust))) is None:
