@@ -74,9 +74,16 @@ def describe_added(tokenizer: PreTrainedTokenizerBase, added: AddedTokens) -> li
 
 
 def check_sizes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises UserError where the tokenizer has tokens that the model has no embedding for."""
+    """Raises UserError where the tokenizer has tokens that the model has no embedding for.
+
+    Special tokens that its chat template does not write may lie beyond (Gemma 3 1B has one for
+    images); data that hold them are refused by `stages/data.py`.
+    """
     rows, needed = len(model.get_input_embeddings().weight), rows_needed(tokenizer)
-    if needed > rows:
+    beyond = [i for i in tokenizer.get_vocab().values() if i >= rows]
+    added, template = tokenizer.added_tokens_decoder, str(tokenizer.chat_template)
+    harmless = (i in added and added[i].special and str(added[i]) not in template for i in beyond)
+    if not all(harmless):
         raise UserError(
             f"the tokenizer has {needed} tokens and the model {rows} embeddings",
             hint="the folder mixes files of two models; expected as many embeddings as tokens",

@@ -16,7 +16,14 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, LlamaConfig, PhiConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    PhiConfig,
+)
 
 from hone.adapters import add_lora
 from hone.architecture import check_model
@@ -385,3 +392,22 @@ def test_an_adapter_of_another_model(adapter: Path, model: Path, layers: int) ->
     other.save_pretrained(model)
     with pytest.raises(UserError, match="does not fit the model"):
         load_artifact(str(adapter), CPU)
+
+
+def test_a_special_token_beyond_the_embeddings_is_refused_only_where_data_hold_it(
+    model: Path,
+) -> None:
+    """As Gemma 3 1B has one for images; its template and the data do not write it."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    rows_of_model = len(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(model)
+    assert faults(recipe(model)) == []
+    rows = [{"text": TEXTS[0]}, {"text": "look <image> here"}]
+    (model.parent / "images.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    error = refused(model, "sft.data=images.jsonl")
+    assert f"images.jsonl:2 holds the token {rows_of_model}" in error.message
+    assert f"the model has {rows_of_model} embeddings" in error.message
+    tokenizer.chat_template = "{% for m in messages %}<image>{{ m.content }}{% endfor %}"
+    tokenizer.save_pretrained(model)
+    assert f"the tokenizer has {rows_of_model + 1} tokens" in refused(model).message

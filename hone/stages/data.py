@@ -121,6 +121,23 @@ def prepare_sources(
     return training, Joined(tuple(held_out)) if held_out else None
 
 
+def check_ids(data: StageData, rows: int) -> None:
+    """Raises UserError for a sample with a token that a model of so many embeddings cannot read."""
+    for part in (data.prepared, data.held_out.prepared):
+        for each in part.sets:
+            tokens, offsets = each.arrays["tokens"], each.arrays["offsets"]
+            if int(tokens.max()) < rows:
+                continue
+            first = int(np.argmax(tokens >= rows))
+            place = each.place(int(np.searchsorted(offsets, first, side="right")) - 1)
+            raise UserError(
+                f"{place} holds the token {int(tokens[first])}, and the model has {rows} "
+                f"embeddings, 0 to {rows - 1}",
+                hint="the tokenizer is of another model, or leave the row out",
+                exit_code=2,
+            )
+
+
 def _join(settings: TrainingStage, prepare_one: Callable[[str, Data], Prepared]) -> Joined:
     sources = settings.data_sets
     sets = [prepare_one(*each) for each in named("data", sources)]

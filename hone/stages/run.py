@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import transformers
 from rich.console import Console
+from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hone.architecture import first_line
@@ -49,6 +50,7 @@ from hone.recipe.schema import (
 from hone.runs import Run
 from hone.sampling import Artifact, load_artifact
 from hone.stages.data import (
+    check_ids,
     describe_repeats,
     describe_sets,
     prepare_data,
@@ -277,11 +279,13 @@ def check_recipe(loaded: LoadedRecipe) -> list[Finding]:
     attempt(lambda: check_trackers(recipe.trackers))
     attempt(lambda: check_limit(recipe.memory, choose_device(recipe.device)))
     attempt(lambda: check_extras(recipe))
-    attempt(lambda: check_model(recipe))
+    model = attempt(lambda: check_model(recipe))
     if attempt(lambda: base_tokenizer(recipe.model, Trust.of(recipe.trust))) is None:
         return findings
+    rows = len(model.get_input_embeddings().weight) if isinstance(model, PreTrainedModel) else None
     for index, stage in enumerate(recipe.stages):
-        found = attempt(lambda index=index: check_stage(loaded, index))
+        rows = None if stage.settings.add_tokens else rows  # the model may grow
+        found = attempt(lambda index=index, rows=rows: check_stage(loaded, index, rows))
         if isinstance(found, list):
             findings += [
                 Finding("note", f"stage {index + 1} {stage.method}: {line}") for line in found
@@ -289,14 +293,19 @@ def check_recipe(loaded: LoadedRecipe) -> list[Finding]:
     return findings
 
 
-def check_stage(loaded: LoadedRecipe, index: int) -> list[str]:
-    """Prepare a stage's data and count its steps; returns what was found, line by line."""
+def check_stage(loaded: LoadedRecipe, index: int, rows: int | None) -> list[str]:
+    """Prepare a stage's data and count its steps; returns what was found, line by line.
+
+    rows: the embeddings that the model has, None where that is not known yet.
+    """
     settings = loaded.recipe.stages[index].settings
     tokenizer = stage_tokenizer(loaded, index)
     prepared, held_out = prepare_sources(
         settings, lambda _, data: prepare_data(settings, data, tokenizer, date=today())
     )
     data = split_data(settings, prepared, held_out, loaded.recipe.seed, index)
+    if rows is not None:
+        check_ids(data, rows)
     counts = prepared.report
     left_out = counts["dropped_overlong"] + counts["dropped_untrained"] + counts["skipped_rows"]
     return [
@@ -309,8 +318,10 @@ def check_stage(loaded: LoadedRecipe, index: int) -> list[str]:
     ]
 
 
-def check_model(recipe: Recipe) -> None:
-    """The model's files, its configuration, and what the adapters train of it, without weights."""
+def check_model(recipe: Recipe) -> PreTrainedModel:
+    """The model without weights, after a look at its files, its configuration, and what the
+    adapters train of it.
+    """
     trust = Trust.of(recipe.trust)
     if isinstance(recipe.model, NewModel):
         tokenizer = base_tokenizer(recipe.model, trust)
@@ -329,6 +340,7 @@ def check_model(recipe: Recipe) -> None:
         check_memory(model, stage.settings, device, limit)
         if stage.settings.add_tokens and not isinstance(adapter_of(stage.settings), Full):
             check_rows(model)
+    return model
 
 
 def check_extras(recipe: Recipe) -> None:

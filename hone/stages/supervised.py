@@ -31,6 +31,7 @@ from hone.sampling import Rendering
 from hone.signals import StepReached
 from hone.stages.data import (
     StageData,
+    check_ids,
     describe_repeats,
     describe_sets,
     prepare_data,
@@ -78,6 +79,7 @@ class SupervisedStage:
             self.console.print(f"{self.title}: {line}", highlight=False, markup=False)
         data = self.open_data(tokenizer)
         training, state = self.make_training(start, data, device)
+        check_ids(data, len(training.model.head.weight_VD))
         if self.index == 0:
             lock_base(self.run, self.recipe, start)
         log = self.folder / "log.txt"
