@@ -410,4 +410,5 @@ def test_a_special_token_beyond_the_embeddings_is_refused_only_where_data_hold_i
     assert f"the model has {rows_of_model} embeddings" in error.message
     tokenizer.chat_template = "{% for m in messages %}<image>{{ m.content }}{% endfor %}"
     tokenizer.save_pretrained(model)
-    assert f"the tokenizer has {rows_of_model + 1} tokens" in refused(model).message
+    (error,) = set(faults(recipe(model)))
+    assert f"the tokenizer has {rows_of_model + 1} tokens" in error
