@@ -18,3 +18,14 @@ def test_the_architecture_names_every_file_and_no_other() -> None:
     sources = (path.relative_to(ROOT / "hone") for path in (ROOT / "hone").rglob("*.py"))
     there = {path.name for path in sources if path.parts[0] not in FAMILIES}
     assert named == there - {"__init__.py", "__main__.py"}
+
+
+def test_the_page_of_faults_names_tests_that_there_are() -> None:
+    text = (ROOT / "docs" / "faults.md").read_text()
+    table = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    assert len(table) >= 13
+    for line in table:
+        last_cell = line.rstrip("| ").rpartition("|")[2]
+        names = re.findall(r"`([\w/]+(?:\.py|/))`", last_cell)
+        assert names, line
+        assert all((ROOT / "tests" / name).exists() for name in names), line
