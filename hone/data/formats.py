@@ -8,6 +8,7 @@ are in `chat.py`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from hone.data.messages import Message, checked_messages, checked_text
@@ -75,10 +76,16 @@ class Reading:
     format: Format
     columns: Columns
 
-    @property
+    @cached_property
     def needed(self) -> list[str]:
         """The columns that every row must have."""
         return needed_columns(self.format, self.columns)
+
+    @cached_property
+    def _without_place(self) -> list[str]:
+        """The columns for system turns and tools that the recipe names: two texts have no room."""
+        asked = named(self.columns)
+        return [getattr(self.columns, name) for name in ("system", "tools") if name in asked]
 
     def example(self, values: dict[str, Any], train_on: TrainOn) -> Example:
         """The row as an example; raises RowError when the row is not what the format asks for."""
@@ -108,9 +115,8 @@ class Reading:
         columns = self.columns
         if isinstance(completion, list):
             self._answer(prompt, completion)
-        for name in ("system", "tools"):
-            column = getattr(columns, name)
-            if name in named(columns) and values.get(column):
+        for column in self._without_place:
+            if values.get(column):
                 raise RowError(f"`{column}` has no place in a row of two texts without roles")
         return PromptCompletion(
             checked_text(prompt, f"`{columns.prompt}`"),
