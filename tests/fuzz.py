@@ -108,3 +108,12 @@ def _change(container: Any, key: Any, change: Change, places: list[tuple[Any, An
         container.append(change.value)
     else:
         container[key] = change.value
+
+
+def broken(content: bytes, made: list[tuple[int, str, bytes]]) -> bytes:
+    """The bytes with some of them set, cut out or inserted."""
+    for place, kind, inserted in made:
+        at = place % (len(content) + 1)
+        end = at + (len(inserted) if kind == "set" else 1 + place % 40 if kind == "cut" else 0)
+        content = content[:at] + (b"" if kind == "cut" else inserted) + content[end:]
+    return content

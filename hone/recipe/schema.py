@@ -266,19 +266,26 @@ class BatchSize(Node):
         return self
 
 
-class AdamW(Node):
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+class Adam(Node):
+    """What optimizers with running means of gradients and their squares have in common."""
 
     shorthand: ClassVar[str | None] = "type"
 
-    type: Literal["adamw"] = "adamw"
-    """AdamW."""
+    type: Literal["adamw", "adamw_8bit"]
+    """How exactly the running means are kept."""
     betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.999)
     """Decay of the running means of the gradient and of its square."""
     epsilon: PositiveFloat = 1e-8
     """Added to the denominator."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decay of the weights of linear layers and adapters; never of norms, biases and embeddings."""
+
+
+class AdamW(Adam):
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+
+    type: Literal["adamw"] = "adamw"
+    """AdamW."""
 
 
 class SGD(Node):
@@ -294,19 +301,11 @@ class SGD(Node):
     """Decay of the weights of linear layers and adapters; never of norms, biases and embeddings."""
 
 
-class AdamW8bit(Node):
+class AdamW8bit(Adam):
     """AdamW whose running means are kept in 8 bits (Dettmers et al. 2022, arXiv:2110.02861)."""
-
-    shorthand: ClassVar[str | None] = "type"
 
     type: Literal["adamw_8bit"] = "adamw_8bit"
     """AdamW with running means of 8 bits; those of less than 4096 weights stay in 32."""
-    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.999)
-    """Decay of the running means of the gradient and of its square."""
-    epsilon: PositiveFloat = 1e-8
-    """Added to the denominator."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Decay of the weights of linear layers and adapters; never of norms, biases and embeddings."""
 
 
 class Adafactor(Node):

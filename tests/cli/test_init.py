@@ -7,12 +7,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from hone.cli.commands import invoke
-from hone.data.formats import Format
 from hone.recipe.load import LoadedRecipe, json_schema, load_recipe
 
 pytestmark = pytest.mark.quick
@@ -61,24 +59,13 @@ MODEL = ("--model", "acme/base")
         ("pairs.jsonl", "sft", "instruction"),
         ("texts.jsonl", "pretrain", None),
         ("acme/rows", "sft", None),
-        pytest.param(
-            *("tasks.jsonl", "sft", "instruction"),
-            marks=pytest.mark.skipif("instruction" not in get_args(Format), reason="no such rows"),
-        ),
-        pytest.param(
-            *("shared.jsonl", "sft", "chat"),
-            marks=pytest.mark.skipif(
-                "conversations" not in get_args(Format), reason="no such rows"
-            ),
-        ),
+        ("tasks.jsonl", "sft", "instruction"),
+        ("shared.jsonl", "sft", "chat"),
     ],
 )
 def test_stage_and_profile_are_those_that_fit_the_data(
     here: Path, data: str, method: str, profile: str | None
 ) -> None:
-    needs = {"tasks.jsonl": "instruction", "shared.jsonl": "conversations"}.get(data, "text")
-    if needs not in get_args(Format):
-        pytest.skip("such rows are not read")
     recipe = made(*MODEL, "--data", data).recipe
     assert recipe.stages[0].method == method
     settings = recipe.stages[0].settings

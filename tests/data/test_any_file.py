@@ -25,7 +25,7 @@ from hone.data.sources import READERS
 from hone.errors import UserError
 from hone.recipe.schema import Data
 from tests.data.tokenizers import shared
-from tests.fuzz import Change, changed, changes, command, examples, soon
+from tests.fuzz import Change, broken, changed, changes, command, examples, soon
 
 CHATS = [
     {"messages": [{"role": "user", "content": f"é {n}?"}, {"role": "assistant", "content": "\n"}]}
@@ -123,15 +123,6 @@ def prepare_or_refuse(folder: Path, content: bytes, suffix: str, on_bad_row: Any
     assert work().key == prepared.key
     assert all((entry / "manifest.json").exists() for entry in cache.iterdir() if entry.is_dir())
     return True
-
-
-def broken(content: bytes, made: list[tuple[int, str, bytes]]) -> bytes:
-    """The bytes with some of them set, cut out or inserted."""
-    for place, kind, inserted in made:
-        at = place % (len(content) + 1)
-        end = at + (len(inserted) if kind == "set" else 1 + place % 40 if kind == "cut" else 0)
-        content = content[:at] + (b"" if kind == "cut" else inserted) + content[end:]
-    return content
 
 
 @pytest.mark.parametrize("suffix", RIGHT)
