@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from hone.checkpoints import find_fault, list_checkpoints
 from hone.data.tokenizer_training import train_tokenizer
 from hone.metrics import canonical_metrics, latest_row, read_metrics
 from hone.quarantine import read_quarantine
-from tests.workbench import NEW_MODEL, fingerprint, hone, kill, start, write_data
+from tests.workbench import NEW_MODEL, fill, fingerprint, hone, kill, start, write_data
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -38,23 +37,6 @@ stages:
       checkpoint: {every: 5, keep: KEEP}
 """
 )
-DISK_BYTES = 8 * 2**20
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(place)],
-        capture_output=True,
-        text=True,
-    )
-    if made.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {made.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
 
 
 def disk_folder(tmp_path: Path, keep: int, steps: int = 150) -> Path:
@@ -64,15 +46,6 @@ def disk_folder(tmp_path: Path, keep: int, steps: int = 150) -> Path:
     (tmp_path / "recipe.yaml").write_text(recipe)
     hone(tmp_path, "run", "recipe.yaml", "--name", "first", "--runs", "uninterrupted")
     return tmp_path
-
-
-def fill(disk: Path, leave: int) -> Path:
-    """A file, grown so that it leaves `leave` bytes of the disk."""
-    filler = disk / "filler"
-    with filler.open("ab", buffering=0) as file, suppress(OSError):
-        while (free := shutil.disk_usage(disk).free - leave) > 0:
-            file.write(bytes(free))
-    return filler
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:

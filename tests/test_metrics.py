@@ -14,6 +14,7 @@ from hone.metrics import (
     read_metrics,
     read_new_rows,
 )
+from tests.workbench import fill
 
 pytestmark = pytest.mark.quick
 
@@ -140,3 +141,21 @@ def test_a_file_can_be_followed_row_by_row(path: Path) -> None:
     )
     assert read_new_rows(path, 0, end) == (first, end)
     assert read_new_rows(path, path.stat().st_size + 10) == ([], path.stat().st_size + 10)
+
+
+def test_rows_wait_for_room_on_a_full_disk(small_disk: Path) -> None:
+    """None is lost, none is torn, and nobody takes them for saved meanwhile."""
+    path = small_disk / "metrics.jsonl"
+    with MetricsWriter(path) as writer:
+        writer.write({"step": 1, "text": "x" * 3000})
+        filler = fill(small_disk, leave=0)
+        for step in range(2, 7):
+            writer.write({"step": step, "text": "x" * 3000})
+        assert writer.waiting > 0
+        with pytest.raises(OSError):
+            writer.sync()
+        filler.unlink()
+        writer.write({"step": 7})
+        assert writer.waiting == 0
+        writer.sync()
+    assert [row["step"] for row in read_metrics(path)] == [1, 2, 3, 4, 5, 6, 7]

@@ -412,3 +412,10 @@ def test_a_special_token_beyond_the_embeddings_is_refused_only_where_data_hold_i
     tokenizer.save_pretrained(model)
     (error,) = set(faults(recipe(model)))
     assert f"the tokenizer has {rows_of_model + 1} tokens" in error
+
+
+def test_weights_that_the_memory_cannot_hold_are_found_by_the_check(model: Path) -> None:
+    config = "{hidden_size: 4096, intermediate_size: 11008, num_attention_heads: 32}"
+    new = f"model={{architecture: llama, config: {config}, tokenizer: model}}"
+    (error,) = faults(recipe(model, new, "memory=4GB", "sft.adapter=full"))
+    assert "take at least" in error and "the run may hold 4.0 GB" in error

@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -139,3 +141,12 @@ def results(found: dict[str, str]) -> dict[str, str]:
 def digest(content: bytes) -> str:
     """SHA-256 in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
+
+
+def fill(disk: Path, leave: int) -> Path:
+    """A file, grown so that it leaves `leave` bytes of the disk."""
+    filler = disk / "filler"
+    with filler.open("ab", buffering=0) as file, suppress(OSError):
+        while (free := shutil.disk_usage(disk).free - leave) > 0:
+            file.write(bytes(free))
+    return filler
