@@ -37,7 +37,7 @@ from hone.files import (
     write_whole,
 )
 from hone.locks import Held, Holder, find_holder, held
-from hone.signals import StopRequested, accept_stop, uninterrupted
+from hone.signals import StopRequested, accept_stop, stop_before_errors, uninterrupted
 
 if TYPE_CHECKING:
     from hone.recipe.load import LoadedRecipe
@@ -187,9 +187,9 @@ class Run:
     def attempt(self) -> Iterator[int]:
         """One attempt to finish the run: lock, status, events, and DONE last. Yields its number.
 
-        Leaving without an exception makes the run `succeeded`; StopRequested makes it `stopped`,
-        any other exception `failed` with its message, and both are raised on. Every state but
-        `succeeded` can be resumed.
+        Leaving without an exception makes the run `succeeded`; StopRequested, or an error after a
+        stop was asked for, makes it `stopped`, any other exception `failed` with its message, and
+        both are raised on. Every state but `succeeded` can be resumed.
         """
         with self.lock():
             if self.done:
@@ -198,8 +198,9 @@ class Run:
                 )
             number = 1 + sum(event["event"] == "attempt" for event in self.events())
             try:
-                self._begin(number)
-                yield number
+                with stop_before_errors():
+                    self._begin(number)
+                    yield number
             except (StopRequested, KeyboardInterrupt) as stop:
                 accept_stop()
                 with suppress(OSError):  # where nothing can be written, the run counts as crashed

@@ -11,6 +11,8 @@ import os
 import select
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -107,6 +109,20 @@ def check_stop() -> None:
     """Raise `StopRequested` if a stop was asked for and nobody has accepted it: once a round."""
     if _section.requested is not None and not _section.accepted:
         raise StopRequested(_section.requested)
+
+
+@contextmanager
+def stop_before_errors() -> Iterator[None]:
+    """An error that leaves after a stop was asked for is the stop: raised as `StopRequested`.
+
+    A library whose import was cut in the middle fails in words of its own when it is tried again.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _section.requested is not None and not _section.accepted:
+            raise StopRequested(_section.requested) from error
+        raise
 
 
 def accept_stop() -> None:

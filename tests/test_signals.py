@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hone.signals import check_stop, uninterrupted
+from hone.signals import check_stop, stop_before_errors, uninterrupted
 
 # Every script says `ready` when the signal may come.
 START = """
@@ -68,6 +68,27 @@ def test_recovery_from_faults_lets_a_stop_pass() -> None:
         say("stopped")
     """
     assert run_script(body, signal.SIGTERM)[1] == ["stopped"]
+
+
+def test_an_error_after_a_stop_was_asked_for_is_the_stop() -> None:
+    """As numpy, imported again after a guarded import of it was cut in the middle."""
+    body = """
+    try:
+        with signals.stop_before_errors():
+            try:
+                ready()
+                time.sleep(20)
+            except:
+                raise ImportError("cannot load module more than once per process")
+    except signals.StopRequested as stop:
+        say(f"{stop} {type(stop.__cause__).__name__}")
+    """
+    assert run_script(body, signal.SIGTERM)[1] == ["stopped by SIGTERM ImportError"]
+
+
+def test_an_error_without_a_stop_stays_itself() -> None:
+    with pytest.raises(ValueError, match="mine"), stop_before_errors():
+        raise ValueError("mine")
 
 
 def test_without_install_sigterm_ends_the_process() -> None:

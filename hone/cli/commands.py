@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 import hone
 from hone.cli.failures import report
 from hone.errors import UserError, nearest
+from hone.signals import stop_before_errors
 
 
 class Command(NamedTuple):
@@ -81,7 +82,8 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
         group = make_group()
         if "_HONE_COMPLETE" in os.environ:
             group.main(prog_name="hone")  # leaves by SystemExit
-        with group.make_context("hone", [word for word in given if word != "--debug"]) as context:
+        words = [word for word in given if word != "--debug"]
+        with stop_before_errors(), group.make_context("hone", words) as context:
             code = group.invoke(context)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
