@@ -19,18 +19,19 @@ SMALLEST_PROBABILITY = 1e-30  # below it the logarithm of a rounded probability 
 
 @dataclass(frozen=True)
 class Head:
-    """A model's projection: logits = softcap(scale * (hidden @ weight.T + bias)).
+    """A model's projection: logits = softcap(scale * (hidden @ weight.T + bias)) / temperature.
 
     weight_VD, bias_V: parameters of the output layer. scale: Granite divides, Cohere multiplies its
     logits. softcap: c in c * tanh(logits / c) (Gemma 2, arXiv:2408.00118, section 2).
     rows_KD: trained rows, which stand in the place of the rows row_ids_K of a frozen weight_VD
-    (vocabulary.py).
+    (vocabulary.py). temperature: of the softmax that completions are drawn from.
     """
 
     weight_VD: torch.Tensor
     bias_V: torch.Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
+    temperature: float = 1.0
     row_ids_K: torch.Tensor | None = None
     rows_KD: torch.Tensor | None = None
 
@@ -84,7 +85,21 @@ def _project(
         logits[:, head.row_ids_K] = F.linear(hidden, rows)
     if head.scale != 1.0:
         logits = logits * head.scale
-    return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
+    if head.softcap is not None:
+        logits = head.softcap * torch.tanh(logits / head.softcap)
+    return logits if head.temperature == 1.0 else logits / head.temperature
+
+
+def compute_logits(
+    hidden_PD: torch.Tensor, head: Head, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """All logits (P, V) of a few positions, in `dtype`; the hidden states' own when left out."""
+    dtype = dtype or hidden_PD.dtype
+    with torch.autocast(hidden_PD.device.type, enabled=False):
+        weight = head.weight_VD.to(dtype)
+        bias = None if head.bias_V is None else head.bias_V.to(dtype)
+        rows = None if head.rows_KD is None else head.rows_KD.to(dtype)
+        return _project(hidden_PD.to(dtype), weight, bias, rows, head)
 
 
 def _softmax(logits: torch.Tensor) -> torch.Tensor:
@@ -111,13 +126,14 @@ def _log_chosen(
 def _descent(
     probabilities: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, head: Head
 ) -> torch.Tensor:
-    """-d log p(target) / d (hidden @ weight.T) = softmax - one-hot, through soft-cap and scale; in
-    place.
+    """-d log p(target) / d (hidden @ weight.T) = softmax - one-hot, through temperature, soft-cap
+    and scale; in place.
     """
     probabilities[torch.arange(len(targets), device=targets.device), targets] -= 1
     if head.softcap is not None:
-        probabilities.mul_(1 - (logits / head.softcap) ** 2)
-    return probabilities if head.scale == 1.0 else probabilities.mul_(head.scale)
+        probabilities.mul_(1 - (logits * (head.temperature / head.softcap)) ** 2)
+    slope = head.scale / head.temperature
+    return probabilities if slope == 1.0 else probabilities.mul_(slope)
 
 
 class _Logprobs(torch.autograd.Function):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import hone.logprobs
-from hone.logprobs import Head, compute_logprobs
+from hone.logprobs import Head, compute_logits, compute_logprobs
 
 pytestmark = pytest.mark.quick
 
@@ -13,7 +13,8 @@ HEADS = {
     "bias": {"bias": True},
     "scale": {"scale": 0.25},
     "softcap": {"softcap": 3.0},
-    "all": {"bias": True, "scale": 2.0, "softcap": 5.0},
+    "temperature": {"temperature": 0.5},
+    "all": {"bias": True, "scale": 2.0, "softcap": 5.0, "temperature": 1.5},
 }
 
 
@@ -25,11 +26,11 @@ def operands(dtype: torch.dtype, bias: bool = False):
     return hidden, weight, offset, torch.randint(0, len(weight), (700,))
 
 
-def plain(hidden, weight, offset, targets, scale=1.0, softcap=None):
+def plain(hidden, weight, offset, targets, scale=1.0, softcap=None, temperature=1.0):
     logits = torch.nn.functional.linear(hidden, weight, offset) * scale
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
-    return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    return (logits / temperature).log_softmax(-1).gather(1, targets[:, None])[:, 0]
 
 
 @pytest.mark.parametrize("trains_head", [True, False])
@@ -45,6 +46,9 @@ def test_values_and_gradients(name, trains_head):
     wanted = torch.autograd.grad(expected @ upstream, leaves)
     found = compute_logprobs(hidden, targets, Head(weight, offset, **rule))
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    logits = compute_logits(hidden, Head(weight, offset, **rule))
+    chosen = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(chosen, expected, rtol=1e-10, atol=1e-10)
     for one, two in zip(torch.autograd.grad(found @ upstream, leaves), wanted, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
 
