@@ -53,6 +53,8 @@ BELOW_THE_LINE = [
     "optim",
     "checkpoints",
     "training",
+    "cutting",
+    "annotate",
     "early_stopping",
     "forecast",
     "fit",
