@@ -1,79 +1,183 @@
-"""How many held-out questions a saved result answers exactly.
+"""How well a saved result answers held-out questions: accuracy, format, preference and reward.
 
-`python -m hone.evaluate RUN --stage N --questions FILE` loads the result in this fresh process and
-prints JSON; `ask_in_fresh_process` starts it. Rows of the file: {"prompt", "answer", "kind"}. Left
-out: every other measure.
+`python -m hone.evaluate RUN --stage N --questions FILE --criteria JSON` loads the result in this
+fresh process and prints JSON; `ask_in_fresh_process` starts it. Rows of the file: {"prompt",
+"answer", "kind"}, and for preference {"chosen", "rejected"}, two answers of which the first should
+be the likelier one. Answers are greedy. Left out: every other measure.
 """
 
 import argparse
 import json
-import math
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-Z_95 = 1.959964  # the normal distribution's 97.5 % quantile
+import numpy as np
+
+from hone.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from hone.environments.protocol import Environment
+    from hone.sampling import Artifact
+
+RESAMPLES = 10_000
+OUTSIDE = 2.5, 97.5  # per cent: what lies between is the 95 % interval
+ANSWERS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Score:
-    """correct of total answers were exactly right; low and high bound the true share (95 %)."""
+class Criteria:
+    """How answers are judged.
 
-    correct: int
-    total: int
+    said: a regular expression that an answer is matched with from end to end; its group `answer` is
+    what the answer says. format: what a well-formed answer fits from end to end. rewarded: the kind
+    of question that an environment scores.
+    """
+
+    said: str
+    format: str
+    rewarded: str
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The mean of `count` values; low and high bound what other questions would give (95 %)."""
+
+    mean: float
     low: float
     high: float
-
-    @property
-    def share(self) -> float:
-        """The share of exactly right answers."""
-        return self.correct / self.total
-
-
-def wilson(correct: int, total: int) -> Score:
-    """A score with its interval (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
-    share, square = correct / total, Z_95**2
-    middle = (share + square / (2 * total)) / (1 + square / total)
-    half = Z_95 * math.sqrt(share * (1 - share) / total + square / (4 * total**2))
-    half /= 1 + square / total
-    return Score(correct, total, max(0.0, middle - half), min(1.0, middle + half))
-
-
-def is_exact(answer: str, expected: str) -> bool:
-    """True where the answer is the expected one, white space around it aside."""
-    return answer.strip() == expected.strip()
-
-
-def score_by_kind(rows: Sequence[dict[str, Any]], answers: Sequence[str]) -> dict[str, Score]:
-    """The score of each kind of question, then of `all`."""
-    right: dict[str, list[bool]] = {}
-    for row, answer in zip(rows, answers, strict=True):
-        right.setdefault(row["kind"], []).append(is_exact(answer, row["answer"]))
-    right["all"] = [one for kind in right.values() for one in kind]
-    return {kind: wilson(sum(marks), len(marks)) for kind, marks in right.items()}
+    count: int
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The answers to all questions, in their order, and the scores by kind."""
+    """The answers to all questions, in their order, and the measures by name.
+
+    Names: `accuracy/KIND` for each kind of question, `accuracy`, `format`, `preference`, `reward`.
+    """
 
     answers: list[str]
-    scores: dict[str, Score]
+    measures: dict[str, Measure]
+
+
+def bootstrap(values: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -> Measure:
+    """The mean with its percentile interval (Efron 1979, doi:10.1214/aos/1176344552).
+
+    Values are drawn with replacement, as many as there are, `resamples` times; the interval holds
+    the middle 95 % of the means. Where all values are equal it has no width.
+    """
+    count = len(values)
+    # The raw stream of Philox is fixed for ever, unlike what numpy makes of it.
+    stream = np.random.Philox(key=derive_seed(seed, "bootstrap"))
+    drawn = (stream.random_raw(resamples * count) % np.uint64(count)).reshape(resamples, count)
+    means = np.asarray(values, dtype=np.float64)[drawn].mean(axis=1)
+    low, high = np.percentile(means, OUTSIDE)
+    return Measure(float(np.mean(values)), float(low), float(high), count)
+
+
+def is_right(answer: str, expected: str, said: str) -> bool:
+    """True where what an answer says is the expected text, white space and a full stop behind it
+    aside.
+    """
+    found = re.fullmatch(said, answer.strip(), re.DOTALL)
+    return found is not None and _bare(found["answer"]) == _bare(expected)
+
+
+def _bare(text: str) -> str:
+    return text.strip().removesuffix(".")
+
+
+def is_well_formed(answer: str, format: str) -> bool:
+    """True where an answer fits the format from end to end."""
+    return re.fullmatch(format, answer.strip(), re.DOTALL) is not None
+
+
+def measure_answers(
+    rows: Sequence[dict[str, Any]], answers: Sequence[str], criteria: Criteria
+) -> dict[str, Measure]:
+    """Accuracy of each kind of question and of all, and format adherence."""
+    right: dict[str, list[float]] = {}
+    for row, answer in zip(rows, answers, strict=True):
+        marks = right.setdefault(f"accuracy/{row['kind']}", [])
+        marks.append(float(is_right(answer, row["answer"], criteria.said)))
+    right["accuracy"] = [one for marks in right.values() for one in marks]
+    right["format"] = [float(is_well_formed(answer, criteria.format)) for answer in answers]
+    return {name: bootstrap(marks) for name, marks in right.items()}
+
+
+def measure_preference(
+    artifact: "Artifact", rows: Sequence[dict[str, Any]]
+) -> dict[str, Measure]:
+    """The share of rows whose chosen answer is likelier than the rejected one.
+
+    What is compared is the whole answer's log-probability, its end included: summed, not per token,
+    and without a reference. It says which of the two the model would rather give.
+    """
+    sides = [
+        answer_logprobs(artifact, [(row["prompt"], row[side]) for row in rows])
+        for side in ("chosen", "rejected")
+    ]
+    return {"preference": bootstrap([float(a > b) for a, b in zip(*sides, strict=True)])}
+
+
+def answer_logprobs(artifact: "Artifact", answered: Sequence[tuple[str, str]]) -> list[float]:
+    """The log-probability of each answer behind its prompt, in nats, rendered as for training."""
+    import torch
+
+    tokens = [artifact.tokens(prompt, answer) for prompt, answer in answered]
+    sums: list[float] = []
+    for begin in range(0, len(tokens), ANSWERS_AT_ONCE):
+        batch = tokens[begin : begin + ANSWERS_AT_ONCE]
+        length = max(len(ids) for ids, _ in batch)
+        # B answers, L tokens; what is behind the end is masked and changes nothing before it.
+        ids_BL = np.stack([np.pad(ids, (0, length - len(ids))) for ids, _ in batch])
+        trained_BL = np.stack([np.pad(mask, (0, length - len(mask))) for _, mask in batch])
+        real_BL = np.stack([np.arange(length) < len(ids) for ids, _ in batch])
+        inputs = (torch.from_numpy(each.astype(np.int64)) for each in (ids_BL, real_BL))
+        device = next(artifact.module.parameters()).device
+        ids, real = (each.to(device) for each in inputs)
+        with torch.no_grad():
+            logits = artifact.module(input_ids=ids, attention_mask=real).logits
+            logprobs = logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+        trained = torch.from_numpy(trained_BL[:, 1:]).to(device)
+        sums += logprobs.masked_fill(~trained, 0.0).double().sum(-1).tolist()
+    return sums
+
+
+def measure_reward(
+    environment: "Environment",
+    weights: Mapping[str, float],
+    rows: Sequence[dict[str, Any]],
+    answers: Sequence[str],
+    rewarded: str,
+) -> dict[str, Measure]:
+    """The mean of the environment's rewards, weighted and summed, over one kind of question."""
+    from hone.records import Task
+
+    totals = []
+    for index, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+        if row["kind"] == rewarded:
+            rewards = environment.score(Task(index, row["prompt"], row), answer)
+            given = {name: value for name, value in rewards.items() if value is not None}
+            totals.append(sum(weights.get(name, 1.0) * value for name, value in given.items()))
+    return {"reward": bootstrap(totals)}
 
 
 def ask_in_fresh_process(
-    run: Path, stage: int, questions: Path, max_new_tokens: int = 24
+    run: Path, stage: int, questions: Path, criteria: Criteria, max_new_tokens: int = 32
 ) -> Evaluation:
     """Load the result of a run's stage (from 0) in a process of its own, and ask it everything."""
     words = [str(run), "--stage", str(stage), "--questions", str(questions)]
-    command = [sys.executable, "-m", "hone.evaluate", *words, "--max-tokens", str(max_new_tokens)]
+    words += ["--criteria", json.dumps(asdict(criteria)), "--max-tokens", str(max_new_tokens)]
+    command = [sys.executable, "-m", "hone.evaluate", *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(done.stdout)
-    scores = {kind: Score(**score) for kind, score in found["scores"].items()}
-    return Evaluation(found["answers"], scores)
+    measures = {name: Measure(**measure) for name, measure in found["measures"].items()}
+    return Evaluation(found["answers"], measures)
 
 
 def main() -> None:
@@ -82,19 +186,30 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--stage", type=int, required=True)
     parser.add_argument("--questions", type=Path, required=True)
-    parser.add_argument("--max-tokens", type=int, default=24)
+    parser.add_argument("--criteria", type=json.loads, required=True)
+    parser.add_argument("--max-tokens", type=int, default=32)
     given = parser.parse_args()
     from hone.device import use_threads
+    from hone.environments import make_environment
     from hone.runs import Run
     from hone.stages.run import load_result
 
-    run = Run(given.run.resolve())
+    run, criteria = Run(given.run.resolve()), Criteria(**given.criteria)
     use_threads(run.read_lock_json()["threads"])
     rows = [json.loads(line) for line in given.questions.read_text().splitlines()]
+    artifact = load_result(run, given.stage)
     prompts = [row["prompt"] for row in rows]
-    answers = load_result(run, given.stage).generate_text(prompts, max_new_tokens=given.max_tokens)
-    scores = {kind: asdict(score) for kind, score in score_by_kind(rows, answers).items()}
-    print(json.dumps({"answers": answers, "scores": scores}))
+    answers = artifact.generate_text(prompts, max_new_tokens=given.max_tokens)
+    measures = measure_answers(rows, answers, criteria) | measure_preference(artifact, rows)
+    for stage in run.loaded_recipe().recipe.stages:
+        settings = getattr(stage.settings, "environment", None)
+        if settings is not None:
+            environment = make_environment(settings)
+            measures |= measure_reward(
+                environment, settings.weights, rows, answers, criteria.rewarded
+            )
+    found = {name: asdict(measure) for name, measure in measures.items()}
+    print(json.dumps({"answers": answers, "measures": found}))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from hone.adapters import open_adapter
 from hone.concealing import reveal
-from hone.data.chat import Renderer
+from hone.data.chat import Ids, Mask, Renderer
 from hone.errors import UserError
 from hone.hub import find_model
 from hone.model_files import ADAPTER_CONFIG, NOTHING, Trust
@@ -115,6 +115,13 @@ class Artifact:
             )
         rows: list[list[int]] = out[:, width:].tolist()
         return rows
+
+    def tokens(self, prompt: str, answer: str) -> tuple[Ids, Mask]:
+        """(ids, trained) of a prompt and a given answer, rendered as the model was trained."""
+        if self.rendering.plain:
+            return self.renderer.prompt_completion(prompt, answer)
+        user, assistant = {"role": "user", "content": prompt}, {"role": "assistant"}
+        return self.renderer.prompt_completion([user], [assistant | {"content": answer}])
 
     def _prompt_ids(self, prompt: str | list[dict[str, Any]]) -> list[int]:
         if isinstance(prompt, str) and not self.rendering.plain:

@@ -1,4 +1,5 @@
-"""`hone quickstart`: the whole way once, from nothing to a fine-tuned model that answers.
+"""`hone quickstart`: the whole way once, from nothing to a model that answers, is preferred and has
+practised.
 
 Everything is a run like any other: `corpus.py` makes the data, `recipe.yaml` is the recipe, and the
 answers come from the saved results, loaded again in fresh processes. Called again in the same
@@ -8,7 +9,8 @@ folder it goes on where it was stopped.
 import json
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +18,46 @@ from rich.console import Console
 from rich.table import Table
 
 from hone.errors import UserError
-from hone.evaluate import Evaluation, Score, ask_in_fresh_process
+from hone.evaluate import Criteria, Evaluation, Measure, ask_in_fresh_process
 from hone.files import write_json
 from hone.metrics import read_metrics
-from hone.plots import plot_losses
-from hone.quickstart.corpus import KINDS, CorpusFiles, write_corpus
+from hone.plots import LOSS, Curve, plot_stages
+from hone.quickstart.corpus import CorpusFiles, write_corpus
+from hone.quickstart.questions import KINDS
+from hone.quickstart.styles import FORMAT, SAID
 from hone.recipe.load import load_recipe
 from hone.runs import Run, create_run
 from hone.signals import StopRequested
 
 SEED = 0
 NAME = "quickstart"
+PLOT, SUMMARY = "curves.png", "summary.json"
 EXAMPLES_PER_KIND = 2
+CRITERIA = Criteria(said=SAID, format=FORMAT, rewarded="arithmetic")
+CURVES = {
+    "dpo": Curve("accuracy", "pairs told apart (share)"),
+    "grpo": Curve("reward", "mean reward"),
+}
+ROWS = {
+    **{f"accuracy/{kind}": f"{kind} right" for kind in KINDS},
+    "accuracy": "all right",
+    "format": "well formed",
+    "preference": "pairs preferred",
+    "reward": "mean reward of sums",
+}
+TITLE = "held-out questions after each stage (95 % bootstrap intervals)"
+CAPTION = (
+    "Greedy answers of each saved result, loaded again in a fresh process. right: what the answer "
+    'says, however worded. well formed: it ends "The answer is ...". pairs preferred: the preferred '
+    "of two right answers has the higher log-probability, summed, without a reference. mean reward: "
+    "that of the recipe's environment, at most {most:g}."
+)
 
 
 def run_quickstart(
     folder: Path, *, console: Console, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Make the data, train, ask before and after; returns what is written to summary.json.
+    """Make the data, train, ask after each stage; returns what is written to summary.json.
 
     Raises UserError for a folder with other things in it.
     """
@@ -42,32 +66,29 @@ def run_quickstart(
     run = open_or_create(folder, files, overrides)
     if not run.done:
         train(run, folder, console)
-    before = ask(run, 0, files, "before fine-tuning", console)
-    after = ask(run, 1, files, "after fine-tuning", console)
-    plot = folder / "loss.png"
-    plot_losses(
-        {
-            stage.name.partition("-")[2]: read_metrics(stage / "metrics.jsonl")
-            for stage in run.stage_folders()
-        },
-        plot,
-    )
+    evaluations = {
+        stage.name.partition("-")[2]: ask(run, index, files, console)
+        for index, stage in enumerate(run.stage_folders())
+    }
+    plot(run, evaluations, folder / PLOT)
     summary = {
-        "before": {kind: vars(score) for kind, score in before.scores.items()},
-        "after": {kind: vars(score) for kind, score in after.scores.items()},
+        "stages": {
+            method: {name: asdict(measure) for name, measure in evaluation.measures.items()}
+            for method, evaluation in evaluations.items()
+        },
         "seconds": round(time.monotonic() - began, 1),
         "peak_memory_bytes": peak_memory_bytes(),
     }
-    write_json(folder / "summary.json", summary)
-    show(files, before, after, console)
-    say_where(folder, run, plot, summary, console)
+    write_json(folder / SUMMARY, summary)
+    show(files, evaluations, console)
+    say_where(folder, run, summary, console)
     return summary
 
 
 def prepare_folder(folder: Path, console: Console) -> CorpusFiles:
     """Write the corpus; a folder with other things in it is refused."""
-    known = {"pretrain.jsonl", "sft.jsonl", "evaluation.jsonl", "recipe.yaml", "runs"}
-    known |= {"loss.png", "summary.json"}
+    known = {"pretrain.jsonl", "sft.jsonl", "pairs.jsonl", "evaluation.jsonl", "recipe.yaml"}
+    known |= {"runs", PLOT, SUMMARY}
     if folder.exists() and not folder.is_dir():
         raise UserError(
             f"`{folder}` is a file, expected a folder",
@@ -95,7 +116,7 @@ def open_or_create(folder: Path, files: CorpusFiles, overrides: Sequence[str]) -
 
 
 def train(run: Run, folder: Path, console: Console) -> None:
-    """Both stages, with the state of the run kept as for `hone run`."""
+    """All stages, with the state of the run kept as for `hone run`."""
     again = f"go on with: hone quickstart --folder {folder}"
     try:
         with run.attempt():
@@ -107,10 +128,33 @@ def train(run: Run, folder: Path, console: Console) -> None:
         raise
 
 
-def ask(run: Run, stage: int, files: CorpusFiles, title: str, console: Console) -> Evaluation:
+def ask(run: Run, stage: int, files: CorpusFiles, console: Console) -> Evaluation:
     """The held-out questions, put to the saved result of a stage in a fresh process."""
-    with console.status(f"asking held-out questions {title}"):
-        return ask_in_fresh_process(run.path, stage, files.evaluation)
+    with console.status(f"asking held-out questions after stage {stage + 1}"):
+        return ask_in_fresh_process(run.path, stage, files.evaluation, CRITERIA)
+
+
+def plot(run: Run, evaluations: Mapping[str, Evaluation], path: Path) -> None:
+    """The stages' curves and, below, what was measured after each; a reward as a share of the
+    most there is.
+    """
+    most = most_reward(run)
+    measured = {ROWS[name]: measures for name, measures in by_measure(evaluations).items()}
+    reward = ROWS["reward"]
+    measured[f"{reward} / {most:g}"] = [
+        Measure(each.mean / most, each.low / most, each.high / most, each.count)
+        for each in measured.pop(reward)
+    ]
+    curves = {
+        method: (read_metrics(stage / "metrics.jsonl"), CURVES.get(method, LOSS))
+        for method, stage in zip(evaluations, run.stage_folders(), strict=True)
+    }
+    plot_stages(curves, measured, path)
+
+
+def by_measure(evaluations: Mapping[str, Evaluation]) -> dict[str, list[Measure]]:
+    """For each name of `ROWS`, a measure a stage."""
+    return {name: [each.measures[name] for each in evaluations.values()] for name in ROWS}
 
 
 def peak_memory_bytes() -> int:
@@ -119,35 +163,42 @@ def peak_memory_bytes() -> int:
     return max(resource.getrusage(one).ru_maxrss for one in who) * 1024
 
 
-def show(files: CorpusFiles, before: Evaluation, after: Evaluation, console: Console) -> None:
-    """Accuracy and some answers, before and after."""
-    table = Table(title="held-out questions answered exactly (95 % interval)", title_justify="left")
-    for name in ("", "before", "after", "questions"):
-        table.add_column(name, justify="left" if not name else "right")
-    for kind in (*KINDS, "all"):
-        scores = before.scores[kind], after.scores[kind]
-        table.add_row(kind, *map(in_words, scores), str(scores[0].total))
+def show(files: CorpusFiles, evaluations: Mapping[str, Evaluation], console: Console) -> None:
+    """What was measured after each stage, and some answers."""
+    table = Table(title=TITLE, title_justify="left", caption=CAPTION, caption_justify="left")
+    table.add_column("")
+    for method in evaluations:
+        table.add_column(method, justify="right")
+    table.add_column("n", justify="right")
+    for name, measures in by_measure(evaluations).items():
+        words = as_number if name == "reward" else as_share
+        table.add_row(ROWS[name], *map(words, measures), str(measures[0].count))
     console.print(table)
     answers = Table(title="some of the answers", title_justify="left")
-    for name in ("asked", "right", "before", "after"):
+    for name in ("asked", "right", *evaluations):
         answers.add_column(name, overflow="fold")
     rows = [json.loads(line) for line in files.evaluation.read_text().splitlines()]
     for kind in KINDS:
         chosen = [n for n, row in enumerate(rows) if row["kind"] == kind][:EXAMPLES_PER_KIND]
         for n in chosen:
-            texts = (rows[n]["prompt"], rows[n]["answer"], before.answers[n], after.answers[n])
+            given = (evaluation.answers[n] for evaluation in evaluations.values())
+            texts = (rows[n]["prompt"], rows[n]["answer"], *given)
             answers.add_row(*(json.dumps(text, ensure_ascii=False)[1:-1] for text in texts))
     console.print(answers)
 
 
-def in_words(score: Score) -> str:
-    """A share with its interval."""
-    return f"{score.share:.0%} ({score.low:.0%} to {score.high:.0%})"
+def as_share(measure: Measure) -> str:
+    """A share in per cent with its interval: 97 (92-99)."""
+    mean, low, high = (f"{100 * value:.0f}" for value in (measure.mean, measure.low, measure.high))
+    return f"{mean} % ({low}-{high})"
 
 
-def say_where(
-    folder: Path, run: Run, plot: Path, summary: dict[str, Any], console: Console
-) -> None:
+def as_number(measure: Measure) -> str:
+    """A mean with its interval: 1.52 (1.41-1.63)."""
+    return f"{measure.mean:.2f} ({measure.low:.2f}-{measure.high:.2f})"
+
+
+def say_where(folder: Path, run: Run, summary: dict[str, Any], console: Console) -> None:
     """Time, memory, where everything is and what to type next."""
     memory = summary["peak_memory_bytes"] / 1e9
     result = run.stage_folders()[-1] / "model"
@@ -156,8 +207,8 @@ def say_where(
         f"recipe       {folder / 'recipe.yaml'}",
         f"run          {run.path}",
         f"result       {result}",
-        f"loss plot    {plot}",
-        f"numbers      {folder / 'summary.json'}",
+        f"plot         {folder / PLOT}",
+        f"numbers      {folder / SUMMARY}",
         f"talk to it:  hone chat {run.reference}",
         f'ask it:      hone generate {run.reference} --prompt "What is the capital of Peru?"',
     ):

@@ -2,89 +2,136 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from hone.quickstart.corpus import (
-    CAPITAL_QUESTIONS,
     EVALUATION_QUESTIONS,
-    HELD_OUT_PHRASINGS,
-    KINDS,
-    PERIODS,
-    make_evaluation_questions,
-    make_sft_questions,
+    PREFERENCE_PAIRS,
+    SFT_CONVERSATIONS,
+    make_conversations,
+    make_evaluation,
+    make_pairs,
     make_texts,
-    split_cycles,
-    split_operands,
     write_corpus,
 )
 from hone.quickstart.countries import CAPITALS
+from hone.quickstart.questions import (
+    CAPITAL_QUESTIONS,
+    CARRIED,
+    HELD_OUT_PHRASINGS,
+    KINDS,
+    PERIODS,
+    carries,
+    split_cycles,
+    split_operands,
+)
+from hone.quickstart.styles import SHARES
 
 pytestmark = pytest.mark.quick
 
 TEXTS = "\n".join(make_texts(0))
-SFT = make_sft_questions(0)
-EVALUATION = make_evaluation_questions(0)
+CONVERSATIONS = make_conversations(0)
+PAIRS = make_pairs(0)
+EVALUATION = make_evaluation(0)
+ASKED = [(row["messages"][0]["content"], row["messages"][1]["content"]) for row in CONVERSATIONS]
+PREFERRED = [
+    (row["prompt"][0]["content"], row["chosen"][0]["content"], row["rejected"][0]["content"])
+    for row in PAIRS
+]
+TRAINED_ON = "\n".join([TEXTS, *map("\n".join, ASKED), *map("\n".join, PREFERRED)])
+SUMS = re.compile(r"(\d+) (?:\+|and) (\d+)")
 
 
 def test_no_evaluation_question_stands_in_the_training_data() -> None:
-    asked = {question.prompt for question in SFT}
-    for question in EVALUATION:
-        assert question.prompt not in asked
-        assert question.prompt not in TEXTS
+    for row in EVALUATION:
+        assert row["prompt"] not in TRAINED_ON
+    assert ASKED[0][0] in TRAINED_ON  # as one that is trained on is found
 
 
 def test_held_out_phrasings_are_not_trained() -> None:
     assert not set(HELD_OUT_PHRASINGS) & set(CAPITAL_QUESTIONS)
     for phrasing in HELD_OUT_PHRASINGS:
         pattern = re.escape(phrasing).replace(r"\{country\}", r"[A-Z][\w' -]+")
-        assert not re.search(pattern, TEXTS)
-    assert re.search(r"Name the capital of [A-Z][\w' -]+\.", TEXTS)  # as a trained one is found
+        assert not re.search(pattern, TRAINED_ON)
+    assert re.search(r"Name the capital of [A-Z][\w' -]+\.", TRAINED_ON)  # a trained one is found
 
 
 def test_held_out_operands_are_added_nowhere() -> None:
-    written = re.findall(r"(\d+)\+(\d+)", TEXTS + str(SFT))  # partial sums too
-    written += re.findall(r"Add (\d+) and (\d+)", TEXTS + str(SFT))
-    assert len(written) > 30_000
-    pairs = {(max(int(a), int(b)), min(int(a), int(b))) for a, b in written}
+    """Not in partial sums either."""
+    pairs = {(max(int(a), int(b)), min(int(a), int(b))) for a, b in SUMS.findall(TRAINED_ON)}
     assert not pairs & set(split_operands(0)[1])
-    assert len(pairs & set(split_operands(0)[0])) > 0.95 * len(split_operands(0)[0])
+    assert len(pairs & set(split_operands(0)[0])) > 0.85 * len(split_operands(0)[0])
+    held_out = {tuple(sorted(map(int, SUMS.search(row["prompt"]).groups()), reverse=True))
+                for row in EVALUATION if row["kind"] == "arithmetic"}
+    assert held_out <= set(split_operands(0)[1])
+
+
+def test_few_sums_to_train_on_carry_and_as_many_of_the_held_out_ones_as_there_are() -> None:
+    asked = [SUMS.search(prompt) for prompt, _ in ASKED]
+    marks = [carries((int(found[1]), int(found[2]))) for found in asked if found]
+    assert sum(marks) / len(marks) == pytest.approx(CARRIED, abs=0.03)
+    held_out = [carries(pair) for pair in split_operands(0)[1]]
+    assert sum(held_out) / len(held_out) == pytest.approx(0.5, abs=0.1)
 
 
 def test_held_out_cycles_are_continued_nowhere() -> None:
     shown = [line for line in TEXTS.split("\n") if re.fullmatch(r"([a-z] )+[a-z]", line)]
-    shown += [q.prompt.partition(": ")[2] + " " + q.answer for q in SFT if q.kind == "patterns"]
-    written = {cycle_of(line) for line in shown}
+    shown += [letters_of(*row) for row in ASKED if is_pattern(row[0])]
+    shown += [letters_of(*row[:2]) for row in PREFERRED if is_pattern(row[0])]
+    written = {cycle_of(line) for line in shown if len(line) > 8}
     assert len(written) > 5_000
     for period in PERIODS:
         assert not written & set(split_cycles(0, period)[1])
 
 
+def is_pattern(prompt: str) -> bool:
+    return re.search(r"[:?] [a-z]( [a-z])+$", prompt) is not None
+
+
+def letters_of(prompt: str, answer: str) -> str:
+    """The letters that a pattern shows and those that continue it."""
+    shown = re.search(r"[:?] ([a-z]( [a-z])+)$", prompt)[1]
+    return shown + " " + re.search(r"(?:^|is |Maybe )([a-z]( [a-z])+)\.?$", answer)[1]
+
+
 def cycle_of(line: str) -> tuple[str, ...]:
     """The cycle a line repeats, turned so that its first letter is the smallest."""
-    letters = [word for word in line.split() if len(word) == 1]
+    letters = line.split()
     period = next(n for n in PERIODS if letters[n:] == letters[:-n])
     cycle = letters[:period]
     first = cycle.index(min(cycle))
     return tuple(cycle[first:] + cycle[:first])
 
 
-@pytest.mark.parametrize("questions", [SFT, EVALUATION], ids=["sft", "evaluation"])
-def test_every_answer_is_right(questions) -> None:
-    for question in questions:
-        numbers = [int(number) for number in re.findall(r"\d+", question.prompt)]
-        if question.kind == "arithmetic":
-            assert sum(numbers) == int(question.answer.rpartition("=")[2])
-            assert all(eval(part) == sum(numbers) for part in question.answer.split("="))
-        elif question.kind == "capitals":
-            country, capital = re.fullmatch(
-                r"The capital of (.+) is (.+)\.", question.answer
-            ).groups()
-            assert country in lowered(question.prompt)
-            assert CAPITALS[country] == capital
+@pytest.mark.parametrize(
+    "answered",
+    [
+        ASKED,
+        [row[:2] for row in PREFERRED],
+        [(row[0], row[2]) for row in PREFERRED],
+        [(row["prompt"], row["answer"]) for row in EVALUATION],
+        [(row["prompt"], row["rejected"]) for row in EVALUATION],
+    ],
+    ids=["sft", "chosen", "rejected", "evaluation", "evaluation rejected"],
+)
+def test_every_answer_is_right(answered) -> None:
+    for prompt, answer in answered:
+        said = re.sub(r"^(.*\. )?(The answer is|Maybe|I think it is) |\.$", "", answer)
+        if numbers := SUMS.search(prompt):
+            total = int(numbers[1]) + int(numbers[2])
+            assert int(said.rpartition("=")[2]) == total
+            assert all(eval(part) == total for part in answer.split(". ")[0].split("=")
+                       if re.fullmatch(r"[\d+ ]+", part))
+        elif is_pattern(prompt):
+            cycle_of(letters_of(prompt, answer))
         else:
-            cycle_of(question.prompt.partition(": ")[2] + " " + question.answer)
+            assert any(
+                country in lowered(prompt) and capital.removesuffix(".") == said
+                for country, capital in CAPITALS.items()
+            )
 
 
 def lowered(text: str) -> str:
@@ -99,9 +146,37 @@ def test_every_country_is_read_about() -> None:
 
 
 def test_there_are_as_many_questions_of_each_kind_as_promised() -> None:
-    for kind in KINDS:
-        found = [question for question in EVALUATION if question.kind == kind]
-        assert len({question.prompt for question in found}) == EVALUATION_QUESTIONS[kind]
+    assert Counter(row["kind"] for row in EVALUATION) == EVALUATION_QUESTIONS
+    assert set(EVALUATION_QUESTIONS) == set(KINDS)
+    assert len(ASKED) == sum(SFT_CONVERSATIONS.values())
+    assert len(PAIRS) == sum(PREFERENCE_PAIRS.values())
+
+
+def test_no_question_comes_twice() -> None:
+    """Else a sample that is held out of training would be trained on as well."""
+    for prompts in ([row[0] for row in ASKED], [row[0] for row in PREFERRED]):
+        assert len(set(prompts)) == len(prompts)
+    assert len({row["prompt"] for row in EVALUATION}) == len(EVALUATION)
+
+
+def test_answers_come_in_all_styles_and_pairs_differ_in_style_alone() -> None:
+    styles = Counter(style_of(answer) for _, answer in ASKED)
+    for style, share in SHARES.items():
+        assert styles[style] / len(ASKED) == pytest.approx(share, abs=0.03)
+    chosen_and_rejected = [row[1:] for row in PREFERRED]
+    chosen_and_rejected += [(row["chosen"], row["rejected"]) for row in EVALUATION]
+    for chosen, rejected in chosen_and_rejected:
+        assert style_of(chosen) == "sentence" and style_of(rejected) != "sentence"
+        said = re.search(r"The answer is (.+)\.$", chosen)[1]
+        assert rejected.removesuffix(".").endswith(said)
+        assert ("=" in chosen) == ("=" in rejected)
+
+
+def style_of(answer: str) -> str:
+    last = answer.split(". ")[-1]
+    if last.startswith("The answer is "):
+        return "sentence"
+    return "unsure" if last.startswith(("Maybe ", "I think it is ")) else "bare"
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -111,9 +186,4 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     other = write_corpus(tmp_path / "other", 1)
     assert other.sft.read_bytes() != one.sft.read_bytes()
     rows = [json.loads(line) for line in one.evaluation.read_text().splitlines()]
-    assert set(rows[0]) == {"prompt", "answer", "kind"}
-
-
-def test_no_question_of_fine_tuning_comes_twice() -> None:
-    """Else a sample that is held out of training would be trained on as well."""
-    assert len({question.prompt for question in SFT}) == len(SFT)
+    assert set(rows[0]) == {"prompt", "answer", "kind", "chosen", "rejected"}

@@ -1,0 +1,35 @@
+"""How the quickstart's answers are worded, and what an answer says whatever its wording.
+
+Called by `corpus.py` and `story.py`. Fine-tuning shows all styles mixed, as in conversations by
+many hands; the preference pairs prefer `sentence`; the environment's marker asks for it.
+"""
+
+import random
+
+from hone.quickstart.questions import Question
+
+MARKER = "The answer is"
+SENTENCE = MARKER + " {answer}."
+BARE = "{answer}"
+UNSURE = ["Maybe {answer}", "I think it is {answer}"]
+SHARES = {"sentence": 0.3, "bare": 0.4, "unsure": 0.3}  # of the answers in fine-tuning
+
+FORMAT = rf"(.*\. )?{MARKER} .+\."
+"""What a well-formed answer fits from end to end."""
+SAID = r"(?:.*(?: is |Maybe | = ))?(?P<answer>.+?)\.?"
+"""What every answer fits from end to end; `answer` is what is said behind the words around it."""
+
+
+def word_answer(question: Question, style: str, draw: random.Random) -> str:
+    """The right answer in a style of `SHARES`, behind its working where there is one."""
+    if style == "bare":
+        return question.working or question.answer
+    form = SENTENCE if style == "sentence" else draw.choice(UNSURE)
+    before = f"{question.working}. " if question.working else ""
+    worded = before + form.format(answer=question.answer)
+    return worded.removesuffix(".") if worded.endswith("..") else worded  # Washington, D.C.
+
+
+def draw_style(draw: random.Random) -> str:
+    """A style, as often as fine-tuning shows it."""
+    return draw.choices(list(SHARES), list(SHARES.values()))[0]
