@@ -196,6 +196,8 @@ class TrainingStage(Node):
     """What every stage that trains has in common."""
 
     alternatives: ClassVar[tuple[str, ...]] = ("epochs", "steps")
+    watched: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    """What its evaluations measure that early stopping may go by."""
 
     profile: str | None = None
     """Where values come from that are not given here: `chat`, `instruction`, `code` or a file."""
@@ -251,6 +253,25 @@ class TrainingStage(Node):
                 f"`warmup` is {self.warmup} steps and the stage has {self.steps}: "
                 "expected fewer, so that something is trained at the full rate, "
                 f"or {{steps: {self.warmup}, at_most: 0.1}}, which is cut where it must be"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def rows_are_trained(self) -> "TrainingStage":
+        if self.add_tokens and isinstance(self.trains, Full) and self.trains.layers != "all":
+            raise ValueError(
+                "`add_tokens` needs embeddings that are trained, and `adapter.layers` leaves them "
+                "as they are; expected `layers: all`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def stops_by_what_is_measured(self) -> "TrainingStage":
+        stopping = self.evaluation.early_stopping if self.evaluation else None
+        if stopping and stopping.metric not in self.watched:
+            raise ValueError(
+                f"`evaluation.early_stopping.metric` is {stopping.metric}, which the evaluations "
+                f"of this method do not measure; expected {' or '.join(self.watched)}"
             )
         return self
 
