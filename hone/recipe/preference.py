@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, PositiveFloat, model_validator
 
 from hone.errors import nearest
+from hone.recipe.data import SampleKind
 from hone.recipe.training import Adapter, DataStage, Lora
 
 LossName = Literal[
@@ -182,6 +183,6 @@ class Dpo(DataStage):
         return LOSS_FACTS[self.leading].unpaired
 
     @property
-    def trained_part(self) -> Literal["completions", "all"]:
-        """Both sides' completions; what stands before them never."""
-        return "completions"
+    def sample_kind(self) -> SampleKind:
+        """Pairs, or single completions with a label, as the loss needs them."""
+        return "unpaired" if self.unpaired else "pairs"

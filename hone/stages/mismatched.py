@@ -64,7 +64,7 @@ def mismatch(samples: Sequence[Sample], max_tokens: int) -> list[Sample]:
             completion,
             tokens=completion.tokens[:room],
             trained=completion.trained[:room],
-            constants={},
+            constants={name: each[:room] for name, each in completion.constants.items()},
         )
         mixed.append(Sample(sample.index, (prompt, cut)))
     return mixed
