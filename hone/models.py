@@ -8,8 +8,9 @@ probing it against plain forwards of itself.
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -123,21 +124,36 @@ class LanguageModel:
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Final hidden states (R, T, D), the last norm included."""
-        backbone = self.causal.base_model
-        known = inspect.signature(backbone.forward).parameters
+        with self.autocast():
+            return self.hidden_of(batch.input_ids, batch.position_ids, batch.attention_mask)
+
+    def hidden_of(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The same of (R, T) tokens; call inside `autocast`."""
+        backbone: nn.Module = self.causal.base_model
         inputs = {
-            "position_ids": batch.position_ids,
-            "attention_mask": batch.attention_mask,
+            "position_ids": position_ids,
+            "attention_mask": attention_mask,
             "use_cache": False,
         }
+        known = _parameters_of(backbone.__class__)
         inputs = {name: value for name, value in inputs.items() if name in known}
-        cast = (
-            torch.autocast(self.device.type, dtype=self.precision.compute)
-            if self.precision.casts
-            else nullcontext()
-        )
-        with cast:
-            return backbone(input_ids=batch.input_ids, **inputs)[0]
+        return backbone(input_ids=input_ids, **inputs)[0]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The arithmetic's format, where it differs from the weights'."""
+        if not self.precision.casts:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.precision.compute)
+
+
+@lru_cache(maxsize=16)
+def _parameters_of(backbone: type[nn.Module]) -> frozenset[str]:
+    return frozenset(inspect.signature(backbone.forward).parameters)
 
 
 def find_head(model: PreTrainedModel) -> Head:
