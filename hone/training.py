@@ -14,7 +14,7 @@ import torch
 from hone.losses import LossFunction
 from hone.metrics import Row
 from hone.models import LanguageModel
-from hone.recipe.data import EarlyStopping
+from hone.recipe.data import Stopping
 from hone.recipe.training import TrainingStage
 from hone.records import Sample
 
@@ -76,7 +76,7 @@ class Training:
         return self.folder / "checkpoints"
 
     @property
-    def early_stopping(self) -> EarlyStopping | None:
+    def early_stopping(self) -> Stopping | None:
         """The recipe's rule for ending before the last step."""
         return self.settings.evaluation.early_stopping if self.settings.evaluation else None
 

@@ -21,6 +21,7 @@ from hone.recipe.node import (
     place,
     size_bytes,
 )
+from hone.recipe.policy import Grpo
 from hone.recipe.trackers import Tracker
 from hone.recipe.training import Adapter, DataStage, Full, Lora, TrainingStage
 
@@ -81,18 +82,20 @@ class Sft(DataStage):
         return self
 
 
-STAGES: dict[str, type[TrainingStage]] = {"pretrain": Pretrain, "sft": Sft}
+STAGES: dict[str, type[TrainingStage]] = {"pretrain": Pretrain, "sft": Sft, "grpo": Grpo}
 
 
 class Stage(Node):
     """One stage: a single key that names the method, with its settings."""
 
-    alternatives: ClassVar[tuple[str, ...]] = ("pretrain", "sft")
+    alternatives: ClassVar[tuple[str, ...]] = ("pretrain", "sft", "grpo")
 
     pretrain: Pretrain | None = None
     """Train all weights on all tokens of plain text."""
     sft: Sft | None = None
     """Supervised fine-tuning on completions or conversations."""
+    grpo: Grpo | None = None
+    """Reinforcement: sample, score, learn from the scores."""
 
     @model_validator(mode="before")
     @classmethod
