@@ -22,6 +22,8 @@ ABOVE_THE_LINE = [
     "model_files",
     "hub",
     "records",
+    "own_code",
+    "credit",
     "seeds",
     "locks",
     "concealing",
