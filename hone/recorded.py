@@ -133,17 +133,23 @@ def append_scored(path: Path, rollouts: Sequence[Rollout]) -> None:
     append_line(partial_path(path), "\n".join(rollout.as_line() for rollout in rollouts))
 
 
-def read_scored(path: Path) -> list[Rollout]:
-    """What `append_scored` has kept; a line that a kill has torn is left out."""
-    return [Rollout.from_line(table) for table in read_json_lines(partial_path(path))]
+def mark_stopped(path: Path) -> None:
+    """Say that the stage stops for the failures in what is kept: they are to be scored again."""
+    append_line(partial_path(path), json.dumps({"stopped": "failures"}))
 
 
-def forget_failures(path: Path) -> None:
-    """Take groups with a failure out of what is kept, so that they are scored again."""
-    kept = read_scored(path)
-    failed = {rollout.group for rollout in kept if rollout.failure is not None}
-    lines = [rollout.as_line() + "\n" for rollout in kept if rollout.group not in failed]
-    write_whole(partial_path(path), "".join(lines))
+def read_scored(path: Path) -> dict[int, list[Rollout]]:
+    """What `append_scored` has kept, by group; a line that a kill has torn is left out, and so are
+    groups with failures for which the stage has stopped.
+    """
+    kept: dict[int, list[Rollout]] = {}
+    for table in read_json_lines(partial_path(path)):
+        if "stopped" in table:
+            kept = {n: each for n, each in kept.items() if not any(r.failure for r in each)}
+        else:
+            rollout = Rollout.from_line(table)
+            kept.setdefault(rollout.group, []).append(rollout)
+    return kept
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,8 @@ class RolloutFile:
         """Its rollouts, as far as they are there; [] where it has just been replaced."""
         if self.whole:
             return read_rollouts(self.path) or []
-        return [Rollout.from_line(table) for table in read_json_lines(self.path)]
+        tables = read_json_lines(self.path)
+        return [Rollout.from_line(table) for table in tables if "stopped" not in table]
 
 
 def list_rollout_files(stage_folders: Iterable[Path]) -> list[RolloutFile]:
