@@ -18,6 +18,7 @@ ABOVE_THE_LINE = [
     "extras",
     "signals",
     "files",
+    "own_code",
     "recipe",
     "model_files",
     "hub",
@@ -31,6 +32,8 @@ ABOVE_THE_LINE = [
     "removal",
     "quarantine",
     "data",
+    "environments",
+    "rewards",
     "provenance",
     "changes",
     "comparison",
@@ -79,6 +82,7 @@ HEAVY = {
     "tensorboard",
     "wandb",
     "mlflow",
+    "jsonschema",
 }
 
 
