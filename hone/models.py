@@ -51,7 +51,7 @@ from hone.model_files import (
     uses_pickle,
 )
 from hone.quantisation import quantise, write_quantisation
-from hone.recipe.schema import TrainingStage
+from hone.recipe.training import TrainingStage
 from hone.records import Sample, Segment
 from hone.stacking import is_stacked, restore_new, save_stacked
 

@@ -6,11 +6,12 @@ comes first on the path, as for a script, so that the file may import its neighb
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from hone.errors import UserError, nearest
 
@@ -62,3 +63,15 @@ def _module(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def load_function(name: str, wish: str) -> Callable[..., Any]:
+    """The function that `file.py:name` names; UserError for what cannot be called."""
+    found = load_own(name, wish)
+    if not callable(found):
+        raise UserError(
+            f"{wish}: `{name}` is {type(found).__name__}; expected a function",
+            hint="name a function of the file, defined with `def`",
+            exit_code=2,
+        )
+    return cast(Callable[..., Any], found)

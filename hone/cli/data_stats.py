@@ -11,7 +11,7 @@ from hone.errors import UserError
 
 if TYPE_CHECKING:
     from hone.data.formats import TrainOn
-    from hone.recipe.schema import Data
+    from hone.recipe.data import Data
 
 BAR = 40  # characters of the longest bar
 HEADING = ("", "SUM", "MEAN", "MIN", "P10", "MEDIAN", "P90", "P99", "MAX")
@@ -87,16 +87,13 @@ def _of_file(data: "Data", model: str | None) -> dict[str, Any]:
 def _of_recipe(path: Path, overrides: list[str]) -> list[dict[str, Any]]:
     from hone.data.statistics import count_tokens
     from hone.recipe.load import load_recipe
-    from hone.recipe.schema import Sft
     from hone.stages.run import prepare_recipe
 
     loaded = load_recipe(path, overrides)
     found: list[dict[str, Any]] = []
     for each in prepare_recipe(loaded, make_console()):
-        settings = loaded.recipe.stages[int(each.stage.split()[0]) - 1].settings
-        train_on: TrainOn = settings.train_on if isinstance(settings, Sft) else "all"
         name = {"stage": each.stage, "name": each.name}
-        rows = _rows(each.data, train_on)
+        rows = _rows(each.data, each.settings.trained_part)
         found.append({**name, **rows, "tokens": count_tokens(each.prepared)})
     return found
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hone.data.formats import TrainOn
     from hone.data.row_hashes import RowHashes
     from hone.data.validate import SourceReport, Validation
-    from hone.recipe.schema import Data
+    from hone.recipe.data import Data
 
     Part = tuple[str, list[Data], list[Data], TrainOn]
     """A stage's name, or "", its training data, its evaluation data, what is trained of a row."""
@@ -95,13 +95,15 @@ def _of_files(
 def _of_recipe(path: Path) -> "list[Part]":
     """The data of every stage of a recipe."""
     from hone.recipe.load import load_recipe
-    from hone.recipe.schema import Sft
+    from hone.recipe.training import DataStage
 
     parts: list[Part] = []
     for number, stage in enumerate(load_recipe(path).recipe.stages, 1):
         settings = stage.settings
+        if not isinstance(settings, DataStage):
+            continue
         evaluation = settings.evaluation.data_sets if settings.evaluation else []
-        train_on: TrainOn = settings.train_on if isinstance(settings, Sft) else "all"
+        train_on: TrainOn = settings.trained_part
         parts.append((f"{number} {stage.method}", settings.data_sets, evaluation, train_on))
     return parts
 

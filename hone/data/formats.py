@@ -16,7 +16,7 @@ from hone.data.rows import RowError, kind_of, listed, missing_key, printable
 from hone.data.sharegpt import checked_turns
 from hone.data.tools import Tools, checked_tools
 from hone.errors import UserError, nearest
-from hone.recipe.schema import Columns, Data
+from hone.recipe.data import Columns, Data
 
 Format = Literal["messages", "conversations", "prompt_completion", "instruction", "text"]
 TrainOn = Literal["completions", "all"]

@@ -42,7 +42,7 @@ from hone.data.sources import (
 from hone.data.storage import ArrayWriter, remove_abandoned, whole_folder, write_shared_json
 from hone.errors import UserError
 from hone.files import read_json, write_json
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 
 __all__ = ["Prepared", "open_prepared", "prepare", "split_held_out"]
 

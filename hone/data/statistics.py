@@ -16,7 +16,7 @@ import numpy.typing as npt
 from hone.data.formats import Conversation, Example, PlainText, TrainOn
 from hone.data.prepared import Prepared
 from hone.data.validate import SourceReport, validate
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 
 QUANTILES = {"min": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 

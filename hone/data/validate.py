@@ -16,7 +16,7 @@ from hone.data.row_hashes import RowHashes, prompt_of
 from hone.data.rows import BadRow, Row, RowError
 from hone.data.sources import Source, open_source
 from hone.errors import UserError
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 
 MOST_COLUMNS = 1000  # names that are counted; rows may have a new one each
 

@@ -15,7 +15,7 @@ from hone.data.overlong import shortened
 from hone.data.rows import BadRow, RowError
 from hone.data.sources import open_source
 from hone.errors import UserError
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 from hone.records import Sample, Segment
 from hone.seeds import derive_seed
 

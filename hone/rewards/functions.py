@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hone.errors import UserError
-from hone.own_code import load_own
+from hone.own_code import load_function
 from hone.recipe.rewards import Reward
 from hone.rewards.scores import Group
 
@@ -59,18 +59,16 @@ def name_of(reward: Reward) -> str:
     return reward.name or reward.function.rpartition(":")[2]
 
 
-def load_function(reward: Reward) -> Callable[..., Any]:
+def load_reward(reward: Reward) -> Callable[..., Any]:
     """The function of a recipe's reward; raises UserError."""
-    function = load_own(reward.function, "rewards")
-    if not callable(function) or inspect.isclass(function):
-        kind = "a class" if inspect.isclass(function) else type(function).__name__
+    function = load_function(reward.function, "rewards")
+    if inspect.isclass(function):
         raise UserError(
-            f"rewards: `{reward.function}` is {kind}; expected a function that takes prompts and "
-            "completions and returns a list of numbers",
+            f"rewards: `{reward.function}` is a class; expected a function, or an object that can "
+            "be called",
             exit_code=2,
         )
-    loaded: Callable[..., Any] = function
-    return loaded
+    return function
 
 
 def call_function(

@@ -31,7 +31,7 @@ from hone.rewards.functions import (
     BadAnswer,
     accepted,
     call_function,
-    load_function,
+    load_reward,
     name_of,
     number,
 )
@@ -55,7 +55,7 @@ class Called:
         names = []
         for source in sources:
             if isinstance(source, Reward):
-                self.loaded.append(load_function(source))
+                self.loaded.append(load_reward(source))
                 names.append([name_of(source)])
             else:
                 self.loaded.append(make_environment(source))

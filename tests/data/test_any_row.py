@@ -13,7 +13,7 @@ from hone.data.chat import Renderer, Tokens
 from hone.data.formats import FORMATS, Conversation, TrainOn, recognise
 from hone.data.overlong import split
 from hone.errors import UserError
-from hone.recipe.schema import Columns, Data
+from hone.recipe.data import Columns, Data
 from tests.data.test_tools import DEEPSEEK
 from tests.data.tokenizers import MARKED, REASONING, shared, shipped
 

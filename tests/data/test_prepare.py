@@ -16,7 +16,7 @@ from hone.data.chat import Renderer
 from hone.data.prepare import Prepared, open_prepared, prepare, split_held_out
 from hone.data.prepared import LAYOUT
 from hone.errors import UserError
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 from tests.data.tokenizers import CHATML, DATED, GEMMA, ZEPHYR, byte_level, shared
 
 ROWS = [

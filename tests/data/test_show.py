@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from hone.data.joined import Joined
 from hone.data.prepare import Prepared, prepare
 from hone.data.show import samples_as_json, show_samples
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 from tests.data.test_tools import TOOLS, conversation
 from tests.data.tokenizers import REASONING, shared, shipped
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hone.data.statistics import count_rows, histogram, summary
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 
 pytestmark = pytest.mark.quick
 

@@ -8,7 +8,7 @@ import pytest
 
 from hone.data.validate import Validation, validate
 from hone.errors import UserError
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 
 pytestmark = pytest.mark.quick
 

@@ -37,7 +37,8 @@ from hone.metrics import canonical_metrics
 from hone.models import read_quantised, read_weights, save_model
 from hone.recipe.load import load_recipe
 from hone.recipe.node import Node
-from hone.recipe.schema import STAGES, Lora, Recipe
+from hone.recipe.schema import STAGES, Recipe
+from hone.recipe.training import Lora
 from hone.runs import Run, create_run
 from hone.stages.run import prepare_stage, run_recipe
 from tests.trackers.reading import records_of
