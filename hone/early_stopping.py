@@ -14,9 +14,7 @@ from hone.recipe.data import Stopping
 from hone.training import Training
 
 
-def judge_evaluation(
-    state: CheckpointState, row: Row, rule: Stopping | None
-) -> CheckpointState:
+def judge_evaluation(state: CheckpointState, row: Row, rule: Stopping | None) -> CheckpointState:
     """The state after an evaluation: the best so far, and whether training ends.
 
     Without a rule the lowest loss is the best, or the highest reward where there is no loss. Before

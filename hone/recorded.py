@@ -2,7 +2,7 @@
 
     stages/<n>-grpo/rollouts/step_000001.jsonl            what step 1 learns from
                              evaluation_000050.jsonl      held-out tasks after step 50
-                             step_000002.jsonl.partial    scores as they come, before the file is whole
+                             step_000002.jsonl.partial    scores as they come, until it is whole
 
 A file without `.partial` is whole and never changes: a resumed run reuses it, and nothing in it is
 sampled or scored again. Written by `rollouts.py`; read by it and by `hone rollouts`. `summarise` is

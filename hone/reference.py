@@ -6,7 +6,6 @@ by `rollouts.py`, which has the log-probabilities of rollouts computed with them
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file

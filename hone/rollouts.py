@@ -90,8 +90,8 @@ class Player:
 
     questions_of: what step k asks; more: (step, tasks already asked, count), other questions.
     smaller: (moment, sequences), from then on at most so many are sampled at once; keep_smaller is
-    given all of them before a new one is used. sampling_s, scoring_s: seconds of the last batch that
-    was played here, those of scoring after the last completion was there.
+    given all of them before a new one is used. sampling_s, scoring_s: seconds of the last batch
+    that was played here, those of scoring after the last completion was there.
     """
 
     training: Training
@@ -239,7 +239,9 @@ class Player:
         if rollouts is None:
             evaluation = self.settings.evaluation
             assert evaluation is not None, "an evaluation is due only where there is one"
-            seeds = [[(training.seed, training.stage, "evaluation", q.task.index)] for q in self.held_out]
+            seeds = [
+                [(training.seed, training.stage, "evaluation", q.task.index)] for q in self.held_out
+            ]
             sampling = self.sampling_settings(evaluation.temperature)
             rollouts = self.play(Round(path, step, step + HALF, self.held_out, seeds, sampling))
             self.check_failures(rollouts, path, step)
@@ -276,9 +278,7 @@ class Player:
         ]
         while True:
             at_once = self.sequences_at(asked.moment)
-            sampler = make_sampler(
-                self.training.model, self.end_token_ids, self.tokenizer, at_once
-            )
+            sampler = make_sampler(self.training.model, self.end_token_ids, self.tokenizer, at_once)
             try:
                 for done, (number, completions) in enumerate(
                     sampler.sample(requests, asked.sampling), 1
@@ -394,9 +394,7 @@ class _Scoring:
             if not future.done():
                 continue
             scores = future.result()
-            self.scored[group] = [
-                self.with_score(rollout, scores) for rollout in rollouts
-            ]
+            self.scored[group] = [self.with_score(rollout, scores) for rollout in rollouts]
             with room_permitting():
                 append_scored(self.asked.path, self.scored[group])
             del self.waiting[group]

@@ -118,9 +118,7 @@ def rounds_alone(value: object) -> object:
 Overlong = Annotated[
     Keep | Mask | Penalty, Field(discriminator="type"), BeforeValidator(penalty_alone)
 ]
-NoSpread = Annotated[
-    Keep | Resample, Field(discriminator="type"), BeforeValidator(rounds_alone)
-]
+NoSpread = Annotated[Keep | Resample, Field(discriminator="type"), BeforeValidator(rounds_alone)]
 
 
 class Grpo(TrainingStage):
@@ -140,7 +138,7 @@ class Grpo(TrainingStage):
     evaluation: TaskEvaluation | None = None
     """Rewards of held-out tasks during training; none when left out."""
     batch: PromptCount = PromptCount()
-    """Prompts of one batch of rollouts. How it is cut to fit the memory never changes its result."""
+    """Prompts of a batch of rollouts. How it is cut to fit the memory never changes its result."""
     learning_rate: Annotated[float, Field(ge=0)] = 2e-5
     """The highest learning rate, reached after the warm-up."""
     group: Annotated[int, Field(ge=2, le=1024)] = 8
@@ -233,4 +231,3 @@ def _known(name: str, names: tuple[str, ...]) -> str:
     if ":" in name:
         return check_own_code(name)
     raise ValueError(f"expected one of {', '.join(names)}, or your own as file.py:function")
-

@@ -5,6 +5,7 @@ Called by `policy.py`, `hone check` and `hone data show`. Left out: what environ
 """
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,23 +15,26 @@ from typing import Any
 import numpy as np
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from hone.credit import make_credit
 from hone.data.chat import Renderer
 from hone.data.rows import RowError
 from hone.data.sources import open_source
-from hone.environments import Environment, make_environment
+from hone.environments import Environment, check_gold, make_environment
 from hone.environments.tasks import hold_out, read_tasks
 from hone.errors import UserError
+from hone.losses.policy import PolicySettings, make_policy_loss
 from hone.optim import warmup_steps
 from hone.own_code import own_file
 from hone.recipe.policy import Grpo, Prompts
 from hone.recipe.rewards import Custom, FromFile, TaskFile
 from hone.recipe.training import BatchSize
 from hone.records import Sample, Task
-from hone.rewards.functions import load_function
+from hone.rewards.functions import load_reward
 from hone.rollouts import Question, other_questions
 from hone.sampling import Rendering
 from hone.seeds import Order, shuffle
 
+CHECK_S = 10.0  # how long gold answers are scored by `hone check`
 ANSWERS = ("user", "tool")  # whose turn comes before an answer
 
 
@@ -218,7 +222,12 @@ def data_files(settings: Grpo) -> list[Path]:
         sources.append(settings.evaluation.data)
     if isinstance(settings.environment, FromFile):
         sources += [settings.environment.data, settings.environment.evaluation]
-    return [path for source in sources if source for path in open_source(source.path, source.split).files]
+    return [
+        path
+        for source in sources
+        if source
+        for path in open_source(source.path, source.split).files
+    ]
 
 
 def code_files(settings: Grpo) -> list[Path]:
@@ -230,10 +239,31 @@ def code_files(settings: Grpo) -> list[Path]:
     return sorted({own_file(name) for name in names})
 
 
-def check_rewards(settings: Grpo) -> None:
-    """Raises UserError for a reward function that cannot be imported."""
+def check_code(settings: Grpo) -> None:
+    """Raises UserError for a function of the person's own that cannot be imported."""
     for reward in settings.rewards:
-        load_function(reward)
+        load_reward(reward)
+    make_credit(settings.credit)
+    make_policy_loss(settings.loss, PolicySettings(settings.clip, None, settings.beta, 1))
+
+
+def check_gold_answers(tasks: Tasks) -> list[str]:
+    """Have gold answers scored, as many as there is time for; returns what was found in words.
+
+    Raises UserError for one that does not score full marks.
+    """
+    environment = tasks.environment
+    everything = [q.task for q in (*tasks.questions, *tasks.held_out.questions)]
+    known = [task for task in everything if task.gold is not None]
+    if environment is None or not known:
+        return []
+    end, checked = time.monotonic() + CHECK_S, 0
+    for task in known:
+        check_gold(environment, [task])
+        checked += 1
+        if time.monotonic() > end:
+            break
+    return [f"{checked:,} of {len(known):,} gold answers were scored, all with full marks"]
 
 
 def shown(tasks: Tasks, tokenizer: Any, count: int, start: int = 0) -> list[dict[str, Any]]:
