@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from hone.errors import UserError
 from hone.logprobs import log_chosen
+
+BLOCK = 256  # tokens of the vocabulary whose weights are added up together
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,25 @@ def choose(
 def draw(weights_BV: torch.Tensor, uniforms_B: torch.Tensor) -> torch.Tensor:
     """One token of each row, (B,), with probabilities proportional to the weights: the first whose
     sum of weights exceeds `uniforms_B` of the whole.
+
+    Sums are taken over blocks first, and over single tokens only in the block that is met.
     """
-    sums_BV = weights_BV.cumsum(-1, dtype=torch.float64)
-    wanted_B = sums_BV[:, -1] * uniforms_B
-    return torch.searchsorted(sums_BV, wanted_B[:, None], right=True)[:, 0]
+    blocks_BNS = _in_blocks(weights_BV)
+    sums_BN = blocks_BNS.sum(-1).double().cumsum(-1)
+    wanted_B1 = (sums_BN[:, -1] * uniforms_B)[:, None]
+    block_B1 = torch.searchsorted(sums_BN, wanted_B1, right=True)
+    before_B1 = F.pad(sums_BN, (1, 0)).gather(1, block_B1)
+    chosen_BS = blocks_BNS[torch.arange(len(weights_BV), device=weights_BV.device), block_B1[:, 0]]
+    inner_BS = chosen_BS.cumsum(-1, dtype=torch.float64)
+    place_B = (inner_BS <= wanted_B1 - before_B1).sum(-1)
+    last_B = (inner_BS < inner_BS[:, -1:]).sum(-1)  # the block's sum may be rounded up
+    return block_B1[:, 0] * BLOCK + torch.minimum(place_B, last_B)
+
+
+def _in_blocks(weights_BV: torch.Tensor) -> torch.Tensor:
+    rest = -weights_BV.shape[-1] % BLOCK
+    padded = F.pad(weights_BV, (0, rest)) if rest else weights_BV
+    return padded.view(len(weights_BV), -1, BLOCK)
 
 
 def penalise(

@@ -310,13 +310,43 @@ def join_model(
             exit_code=2,
         )
     if reason:
-        module.set_attn_implementation("sdpa" if module._supports_sdpa else "eager")
+        module.set_attn_implementation(plain_attention(module))
         model.layout, model.layout_reason = "padded", reason
         _check_head(model, expected)
     if _rope_depends_on_length(module.config):
         model.layout = "alone"
         model.layout_reason = "its rotary positions depend on the length of the sample"
     return model
+
+
+def check_adapted(model: LanguageModel) -> None:
+    """Leave the forest where an adapter on the joined model changes more than the forest's forward
+    and the head compute: prompts of its own, a head of its own.
+    """
+    if model.layout != "forest":
+        return
+    with attention_set(model.causal, plain_attention(model.causal)):
+        expected = _plain_logprobs(model.module, model.device)
+    distance = relative_distance(_batch_logprobs(model), expected)
+    if not distance <= PROBE_LIMIT[model.precision.compute]:
+        model.layout = "padded"
+        model.layout_reason = f"log-probabilities differ from the adapter's by {distance:.1e}"
+
+
+def plain_attention(module: PreTrainedModel) -> str:
+    """The name of transformers' own attention for forwards that lie in no forest."""
+    return "sdpa" if module._supports_sdpa else "eager"
+
+
+@contextmanager
+def attention_set(module: PreTrainedModel, name: str) -> Iterator[None]:
+    """Another attention inside: `FOREST`, or one of transformers' own."""
+    before = module.config._attn_implementation
+    module.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        module.set_attn_implementation(before)
 
 
 def _check_causal(model: LanguageModel) -> None:
@@ -390,7 +420,7 @@ def _batch_logprobs(model: LanguageModel) -> torch.Tensor:
     return found[order]
 
 
-def _plain_logprobs(module: PreTrainedModel, device: torch.device) -> torch.Tensor:
+def _plain_logprobs(module: PreTrainedModel | PeftModel, device: torch.device) -> torch.Tensor:
     """The same log-probabilities from the module's own forward, one unpadded path at a time."""
     samples = _probe_samples(module.get_output_embeddings().weight.shape[0])
     rows, targets, owners = [], [], []

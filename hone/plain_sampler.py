@@ -83,7 +83,7 @@ class PlainSampler:
             max_new_tokens=settings.max_new_tokens, do_sample=False, pad_token_id=0
         )
         with own_settings(self.model.causal):
-            self.model.causal.generate(
+            self.model.module.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 generation_config=config,

@@ -82,10 +82,21 @@ def test_drawn_tokens_have_the_weights_frequencies():
     assert shifted > 1000, "the negative control"
 
 
+@pytest.mark.parametrize("vocabulary", [5, 256, 1000])
+def test_a_draw_is_the_first_token_whose_sum_exceeds_the_number(vocabulary):
+    weights = random_logits(1).repeat(1, 20)[:, :vocabulary].softmax(-1).double()
+    numbers = torch.from_numpy(uniforms(300, 3))
+    expected = [int((weights[0].cumsum(-1) > u * weights.sum()).nonzero()[0]) for u in numbers]
+    assert draw(weights.expand(300, -1), numbers).tolist() == expected
+
+
 def test_the_ends_of_the_unit_interval_draw_tokens_that_can_be():
     weights = torch.tensor([[0.0, 0.3, 0.0, 0.7, 0.0]]).expand(2, -1)
-    drawn = draw(weights, torch.tensor([0.0, 1 - 2.0**-52], dtype=torch.float64))
-    assert drawn.tolist() == [1, 3]
+    ends = torch.tensor([0.0, 1 - 2.0**-52], dtype=torch.float64)
+    assert draw(weights, ends).tolist() == [1, 3]
+    uneven = torch.rand(2, 5000, generator=torch.Generator().manual_seed(0))
+    uneven[:, 4000:] = 0
+    assert draw(uneven, ends).tolist() == [0, 3999]
 
 
 def test_log_probabilities_are_those_of_the_full_softmax():
