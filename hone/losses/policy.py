@@ -26,7 +26,8 @@ class PolicySettings:
     """clip: how far a ratio may fall below 1 before it no longer counts. clip_high: how far it may
     rise above 1; `clip` when None. beta: weight of the KL term. completion_tokens: the longest
     completion that is sampled. delta: a bound of the ratio where the advantage is negative, which
-    `clip` leaves without one (INTELLECT-2, arXiv:2505.07291).
+    `clip` leaves without one (INTELLECT-2, arXiv:2505.07291). unbiased_kl: weigh the KL term by the
+    ratio, so that its gradient is that of the KL (DeepSeek-V3.2, arXiv:2512.02556).
     """
 
     clip: float
@@ -34,6 +35,7 @@ class PolicySettings:
     beta: float
     completion_tokens: int
     delta: float | None = None
+    unbiased_kl: bool = True
 
     @property
     def highest(self) -> float:
@@ -84,7 +86,10 @@ def penalty(logprobs_P: torch.Tensor, batch: Batch, settings: PolicySettings) ->
     """beta times the KL term of each token, (P,); nothing is read where beta is 0."""
     if settings.beta == 0:
         return torch.zeros_like(logprobs_P)
-    return settings.beta * kl_to_reference(logprobs_P, batch)
+    kl_P = kl_to_reference(logprobs_P, batch)
+    if settings.unbiased_kl:
+        kl_P = kl_P * log_ratio(logprobs_P, batch).exp()
+    return settings.beta * kl_P
 
 
 def clipped(
