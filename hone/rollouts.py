@@ -25,6 +25,7 @@ from hone.credit import Credit
 from hone.cutting import in_memory, in_words
 from hone.errors import UserError
 from hone.files import is_disk_full, room_permitting
+from hone.frozen_start import FrozenStart
 from hone.memory import is_out_of_memory, release_memory
 from hone.metrics import Row
 from hone.recipe.policy import Grpo, Mask, Penalty, Resample
@@ -46,7 +47,6 @@ from hone.recorded import (
     write_rollouts,
 )
 from hone.records import Sample, Segment, Task
-from hone.reference import Reference
 from hone.rewards.pool import Scorer
 from hone.rewards.scores import Group, Scores, total
 from hone.sampler import Completion, Request, make_sampler
@@ -104,7 +104,7 @@ class Player:
     more: Callable[[int, set[int], int], Sequence[Question]]
     held_out: Sequence[Question] = ()
     full_marks: Mapping[str, float] = field(default_factory=dict)
-    reference: Reference | None = None
+    reference: FrozenStart | None = None
     smaller: list[tuple[float, int]] = field(default_factory=list)
     keep_smaller: Callable[[list[tuple[float, int]]], None] = lambda smaller: None
     tell: Callable[[str], None] = lambda text: None

@@ -68,7 +68,7 @@ BELOW_THE_LINE = [
     "groups",
     "plain_sampler",
     "sampler",
-    "reference",
+    "frozen_start",
     "rollouts",
     "sampling",
     "stages",

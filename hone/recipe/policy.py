@@ -215,6 +215,17 @@ class Grpo(TrainingStage):
         return self
 
     @model_validator(mode="after")
+    def stops_by_what_is_measured(self) -> "Grpo":
+        """Which rewards there are is known when they are loaded."""
+        stopping = self.evaluation.early_stopping if self.evaluation else None
+        if stopping and stopping.metric != "reward" and not stopping.metric.startswith("reward/"):
+            raise ValueError(
+                "`evaluation.early_stopping.metric`: expected `reward`, or one of the rewards such "
+                "as `reward/correct`"
+            )
+        return self
+
+    @model_validator(mode="after")
     def updates_need_a_ratio(self) -> "Grpo":
         if self.loss == "reinforce" and self.updates > 1:
             raise ValueError(

@@ -18,6 +18,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from hone.credit import make_credit
 from hone.errors import UserError
 from hone.forest import Batch
+from hone.frozen_start import open_start
 from hone.losses import LossFunction, LossOutput
 from hone.losses.policy import PolicySettings, make_policy_loss
 from hone.provenance import record_files
@@ -25,7 +26,6 @@ from hone.recipe.policy import Grpo
 from hone.recipe.schema import Recipe
 from hone.recorded import Rollout
 from hone.records import Sample
-from hone.reference import open_reference
 from hone.rewards.pool import Scorer
 from hone.rollouts import Player, to_samples
 from hone.runs import Run
@@ -111,7 +111,7 @@ class PolicyStage(StageWork[Tasks]):
             more=material.more,
             held_out=material.held_out.questions,
             full_marks=environment.full_marks if environment else {},
-            reference=open_reference(training) if settings.beta else None,
+            reference=open_start(training) if settings.beta else None,
             smaller=[(moment, n) for moment, n in self.locked().get("smaller_sequences", [])],
             keep_smaller=lambda smaller: self.lock({"smaller_sequences": [*map(list, smaller)]}),
             tell=lambda text: progress.bar.update(progress.task, text=text),

@@ -18,7 +18,7 @@ from hone.training import Training
 FOLDER, FILE = "start", "trained.safetensors"
 
 
-class Reference:
+class FrozenStart:
     """A copy of the trained parameters of a model."""
 
     def __init__(self, model: LanguageModel, tensors: dict[str, torch.Tensor]) -> None:
@@ -39,7 +39,7 @@ class Reference:
             parameter.data, self.tensors[name] = self.tensors[name], parameter.data
 
 
-def open_reference(training: Training) -> Reference:
+def open_start(training: Training) -> FrozenStart:
     """The reference of a stage: the parameters as they are before step 1, kept in `start/`; or what
     is kept there, where the stage goes on from a checkpoint.
 
@@ -53,10 +53,10 @@ def open_reference(training: Training) -> Reference:
                 f"be used: {fault}",
                 hint="put the folder back, or start a new run",
             )
-        return Reference(training.model, load_file(folder / FILE))
+        return FrozenStart(training.model, load_file(folder / FILE))
     tensors = {
         name: parameter.detach().cpu().clone().contiguous()
         for name, parameter in training.model.trainable()
     }
     write_folder(folder, lambda path: save_file(tensors, path / FILE))
-    return Reference(training.model, tensors)
+    return FrozenStart(training.model, tensors)
