@@ -48,6 +48,7 @@ def run_tests(code: str, tests: Sequence[str], limits: Limits) -> list[bool]:
     """
     word = secrets.token_hex(16)
     request = {**vars(limits), "code": code, "tests": list(tests), "word": word}
+    request["parent"] = os.getpid()
     with tempfile.TemporaryDirectory(prefix="hone-code-", ignore_cleanup_errors=True) as folder:
         answer = json.loads(_exchange(json.dumps(request).encode(), folder, limits) or "{}")
     if "refused" in answer:

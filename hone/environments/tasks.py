@@ -27,8 +27,10 @@ def tasks_of(settings: FromFile, split: str, needed: Sequence[str], gold: GoldOf
     """The tasks of a split of an environment: its own file, or its share of the only one."""
     if split == "evaluation" and settings.evaluation is not None:
         source = settings.evaluation
-        return read_tasks(source.path, source.split, settings.prompt, needed, gold)
-    tasks = read_tasks(settings.data.path, settings.data.split, settings.prompt, needed, gold)
+        return read_tasks(source.path, source.split, settings.columns.prompt, needed, gold)
+    tasks = read_tasks(
+        settings.data.path, settings.data.split, settings.columns.prompt, needed, gold
+    )
     if settings.evaluation is not None:
         return tasks
     train, held_out = hold_out(tasks, settings.evaluation_share, settings.seed)
