@@ -170,6 +170,18 @@ def test_good_messages_are_accepted(messages: list[Any], template: str) -> None:
         assert samples_or_refuse({"messages": messages}, Data(path="x"), template, "all")
 
 
+@given(good, texts, texts, st.sampled_from(TEMPLATES))
+def test_good_pairs_are_accepted(
+    messages: list[Any], chosen: str, rejected: str, template: str
+) -> None:
+    whole = [[*messages[:-1], {**messages[-1], "content": text}] for text in (chosen, rejected)]
+    row = dict(zip(("chosen", "rejected"), whole, strict=True))
+    samples = samples_or_refuse(row, Data(path="x"), template, "completions")
+    contents = [message["content"] for side in whole for message in side]
+    if all(content.isprintable() for content in contents) and "<think>" not in "".join(contents):
+        assert len(samples) == 2
+
+
 @pytest.mark.parametrize("depth", [100_000])
 def test_what_is_nested_beyond_measure_is_refused(depth: int) -> None:
     deep: Callable[[str, str], str] = lambda a, b: a * depth + b * depth  # noqa: E731

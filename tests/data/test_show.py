@@ -106,24 +106,25 @@ PAIRS = [
 ]
 LABELLED = [{"prompt": "Hello", "completion": " you", "label": label} for label in (1, 0)]
 
+# The token ` capital` begins in the prompt, so ` cap` belongs to the other side.
 PAIR_SHOWN = """\
 sample 0 of 1, FILE:1: 9 tokens, 7 trained
 The
 chosen: 2 tokens, 2 trained
 [ capital][<|endoftext|>]
-
 rejected: 6 tokens, 5 trained
-WRONG[<|endoftext|>]
+ cap[ is][↵
+][re][d][<|endoftext|>]
 
 """
 LABELLED_SHOWN = """\
 sample 0 of 2, FILE:1: 4 tokens, 2 trained
-Hello
+Hell|o
 completion: wanted, 2 tokens, 2 trained
 [ you][<|endoftext|>]
 
 sample 1 of 2, FILE:2: 4 tokens, 2 trained
-Hello
+Hell|o
 completion: not wanted, 2 tokens, 2 trained
 [ you][<|endoftext|>]
 
