@@ -11,17 +11,20 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hone.records import Task
+from hone.rewards.scores import Score, total
 from hone.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from hone.environments.protocol import Environment
+    from hone.recipe.rewards import Environment as Settings
+    from hone.recipe.schema import Recipe
     from hone.sampling import Artifact
 
 RESAMPLES = 10_000
@@ -109,9 +112,7 @@ def measure_answers(
     return {name: bootstrap(marks) for name, marks in right.items()}
 
 
-def measure_preference(
-    artifact: "Artifact", rows: Sequence[dict[str, Any]]
-) -> dict[str, Measure]:
+def measure_preference(artifact: "Artifact", rows: Sequence[dict[str, Any]]) -> dict[str, Measure]:
     """The share of rows whose chosen answer is likelier than the rejected one.
 
     What is compared is the whole answer's log-probability, its end included: summed, not per token,
@@ -149,22 +150,33 @@ def answer_logprobs(artifact: "Artifact", answered: Sequence[tuple[str, str]]) -
 
 
 def measure_reward(
-    environment: "Environment",
-    weights: Mapping[str, float],
-    rows: Sequence[dict[str, Any]],
-    answers: Sequence[str],
-    rewarded: str,
+    settings: "Settings", rows: Sequence[dict[str, Any]], answers: Sequence[str], rewarded: str
 ) -> dict[str, Measure]:
-    """The mean of the environment's rewards, weighted and summed, over one kind of question."""
-    from hone.records import Task
+    """The mean of an environment's rewards, weighted and summed, over one kind of question. Rows
+    have the columns that its tasks have.
+    """
+    from hone.environments import make_environment
 
-    totals = []
-    for index, (row, answer) in enumerate(zip(rows, answers, strict=True)):
-        if row["kind"] == rewarded:
-            rewards = environment.score(Task(index, row["prompt"], row), answer)
-            given = {name: value for name, value in rewards.items() if value is not None}
-            totals.append(sum(weights.get(name, 1.0) * value for name, value in given.items()))
+    environment = make_environment(settings)
+    totals = [
+        total(Score(dict(environment.score(Task(n, row["prompt"], row), answer))), settings.weights)
+        for n, (row, answer) in enumerate(zip(rows, answers, strict=True))
+        if row["kind"] == rewarded
+    ]
     return {"reward": bootstrap(totals)}
+
+
+def find_environment(recipe: "Recipe") -> "Settings | None":
+    """The environment of the recipe's first stage that has one."""
+    found = (getattr(stage.settings, "environment", None) for stage in recipe.stages)
+    return next((settings for settings in found if settings is not None), None)
+
+
+def most_reward(settings: "Settings") -> float:
+    """What an answer with full marks is given."""
+    from hone.environments import make_environment
+
+    return total(Score(dict(make_environment(settings).full_marks)), settings.weights)
 
 
 def ask_in_fresh_process(
@@ -190,7 +202,6 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=32)
     given = parser.parse_args()
     from hone.device import use_threads
-    from hone.environments import make_environment
     from hone.runs import Run
     from hone.stages.run import load_result
 
@@ -201,13 +212,9 @@ def main() -> None:
     prompts = [row["prompt"] for row in rows]
     answers = artifact.generate_text(prompts, max_new_tokens=given.max_tokens)
     measures = measure_answers(rows, answers, criteria) | measure_preference(artifact, rows)
-    for stage in run.loaded_recipe().recipe.stages:
-        settings = getattr(stage.settings, "environment", None)
-        if settings is not None:
-            environment = make_environment(settings)
-            measures |= measure_reward(
-                environment, settings.weights, rows, answers, criteria.rewarded
-            )
+    environment = find_environment(run.loaded_recipe().recipe)
+    if environment is not None:
+        measures |= measure_reward(environment, rows, answers, criteria.rewarded)
     found = {name: asdict(measure) for name, measure in measures.items()}
     print(json.dumps({"answers": answers, "measures": found}))
 

@@ -1,32 +1,161 @@
-"""Scores and their intervals."""
+"""Measures and their intervals, against second computations."""
+
+import math
+import random
+from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
 
-from hone.evaluate import is_exact, score_by_kind, wilson
+from hone.data.chat import CHATML
+from hone.environments import make_environment
+from hone.evaluate import (
+    Criteria,
+    answer_logprobs,
+    bootstrap,
+    is_right,
+    is_well_formed,
+    measure_answers,
+    measure_preference,
+    measure_reward,
+    most_reward,
+)
+from hone.quickstart.styles import FORMAT, SAID
+from hone.recipe.rewards import Arithmetic
+from hone.sampling import load_artifact
+from tests.data.tokenizers import byte_level
 
-pytestmark = pytest.mark.quick
+CRITERIA = Criteria(said=SAID, format=FORMAT, rewarded="sums")
 
 
-def test_the_interval_is_the_one_in_the_textbook() -> None:
-    score = wilson(8, 10)  # Brown, Cai & DasGupta 2001, section 3
-    assert (score.low, score.high) == (
-        pytest.approx(0.4902, abs=1e-4),
-        pytest.approx(0.9433, abs=1e-4),
-    )
-    assert wilson(0, 10).low == 0.0 and wilson(10, 10).high == pytest.approx(1.0)
+@pytest.mark.quick
+def test_the_interval_holds_the_middle_of_resampled_means() -> None:
+    draw = random.Random(1)
+    values = [float(draw.random() < 0.3) for _ in range(80)]
+    means = sorted(sum(draw.choices(values, k=80)) / 80 for _ in range(5000))
+    found = bootstrap(values)
+    assert (found.mean, found.count) == (pytest.approx(sum(values) / 80), 80)
+    assert found.low == pytest.approx(means[round(0.025 * 5000)], abs=0.015)
+    assert found.high == pytest.approx(means[round(0.975 * 5000)], abs=0.015)
 
 
-def test_scores_by_kind_and_of_all() -> None:
-    rows = [{"kind": kind, "answer": "1"} for kind in ("a", "a", "b")]
-    scores = score_by_kind(rows, ["1", "2", " 1\n"])
-    assert {kind: (s.correct, s.total) for kind, s in scores.items()} == {
-        "a": (1, 2),
-        "b": (1, 1),
-        "all": (2, 3),
+@pytest.mark.quick
+def test_the_interval_is_about_two_standard_errors_wide_on_each_side() -> None:
+    draw = random.Random(2)
+    values = [draw.gauss(3, 2) for _ in range(400)]
+    spread = math.sqrt(sum((value - sum(values) / 400) ** 2 for value in values) / 400)
+    found = bootstrap(values)
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * spread / math.sqrt(400), rel=0.05)
+
+
+@pytest.mark.quick
+def test_the_same_values_have_the_same_interval() -> None:
+    values = [0.0, 1.0, 1.0, 0.0, 1.0]
+    assert bootstrap(values) == bootstrap(values)
+    assert bootstrap(values, seed=1) != bootstrap(values[:4], seed=1)
+    assert bootstrap([1.0] * 5) == bootstrap([1.0] * 5, seed=3)  # nothing varies, no width
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("answer", "expected", "right"),
+    [
+        (" Paris\n", "Paris", True),
+        ("The answer is Paris.", "Paris", True),
+        ("Maybe Paris", "Paris", True),
+        ("I think it is Washington, D.C.", "Washington, D.C.", True),
+        ("47+38=70+15=85", "85", True),
+        ("47+38=70+15=85. The answer is 86.", "85", False),
+        ("paris", "Paris", False),
+        ("Not Paris", "Paris", False),
+        ("The answer is 185.", "85", False),
+        ("The answer is a b a b a.", "b a b a", False),
+        ("", "Paris", False),
+    ],
+)
+def test_what_an_answer_says_is_what_counts(answer: str, expected: str, right: bool) -> None:
+    assert is_right(answer, expected, SAID) == right
+
+
+@pytest.mark.quick
+def test_well_formed_is_from_end_to_end() -> None:
+    assert is_well_formed("The answer is Paris.", FORMAT)
+    assert is_well_formed("1+2=3. The answer is 3.", FORMAT)
+    for answer in ("Paris", "The answer is Paris", "The answer is .", "Oh, The answer is 3."):
+        assert not is_well_formed(answer, FORMAT)
+
+
+@pytest.mark.quick
+def test_measures_of_known_answers() -> None:
+    kinds = ["sums", "sums", "cities", "cities"]
+    rows = [{"kind": kind, "answer": "12", "prompt": "?"} for kind in kinds]
+    answers = ["The answer is 12.", "Maybe 12", "The answer is 13.", "12"]
+    found = measure_answers(rows, answers, CRITERIA)
+    found |= measure_reward(Arithmetic(marker="The answer is"), rows, answers, "sums")
+    assert {name: (measure.mean, measure.count) for name, measure in found.items()} == {
+        "accuracy/sums": (1.0, 2),
+        "accuracy/cities": (0.5, 2),
+        "accuracy": (0.75, 4),
+        "format": (0.5, 4),
+        "reward": (1.0, 2),  # 1 for the number and 1 for its form; the second has neither
     }
 
 
-def test_exact_means_exact() -> None:
-    assert is_exact(" Paris\n", "Paris")
-    assert not is_exact("Paris.", "Paris")
-    assert not is_exact("paris", "Paris")
+@pytest.mark.quick
+def test_the_most_there_is_weighs_the_rewards() -> None:
+    settings = Arithmetic(marker="####", weights={"format": 0.5})
+    assert most_reward(settings) == 1.5
+    task = make_environment(settings).tasks("evaluation")[0]
+    row = {"kind": "sums", "prompt": task.prompt, **task.columns}
+    assert measure_reward(settings, [row], [task.gold], "sums")["reward"].mean == 1.5
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["text", "chat"])
+def test_the_preferred_answer_is_the_likelier_one(tmp_path: Path, plain: bool) -> None:
+    """Against log-probabilities of one answer at a time, without batches and padding."""
+    folder = write_model(tmp_path, plain)
+    artifact = load_artifact(str(folder), torch.device("cpu"))
+    assert artifact.rendering.plain == plain
+    draw = random.Random(0)
+    rows = [
+        {"prompt": f"{draw.random():.{n % 7}f}?", "chosen": "x" * (n % 5 + 1), "rejected": "no"}
+        for n in range(70)
+    ]
+    sides = []
+    for side in ("chosen", "rejected"):
+        found = answer_logprobs(artifact, [(row["prompt"], row[side]) for row in rows])
+        slow = [logprob_alone(artifact, row["prompt"], row[side]) for row in rows]
+        assert found == pytest.approx(slow, rel=1e-5)
+        sides.append(slow)
+    share = sum(a > b for a, b in zip(*sides, strict=True)) / len(rows)
+    measure = measure_preference(artifact, rows)["preference"]
+    assert (measure.mean, measure.count) == (share, 70)
+    assert 0 < share < 1
+
+
+def write_model(folder: Path, plain: bool) -> Path:
+    """A random model of plain text or of chats."""
+    torch.manual_seed(0)
+    tokenizer = byte_level(chat_template=None if plain else CHATML)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=len(tokenizer), intermediate_size=16, **shape)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def logprob_alone(artifact, prompt: str, answer: str) -> float:
+    if artifact.rendering.plain:
+        before = artifact.renderer.prompt(prompt)
+        text, end = prompt + answer, [artifact.renderer.tokenizer.eos_token_id]
+        ids = artifact.renderer.tokenizer(text, add_special_tokens=False)["input_ids"] + end
+    else:
+        before = artifact.renderer.prompt([{"role": "user", "content": prompt}])
+        ends = artifact.renderer.end_token_ids[:1]
+        ids = before + artifact.renderer.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        ids += ends
+    with torch.no_grad():
+        logits = artifact.module(input_ids=torch.tensor([ids])).logits[0]
+    logprobs = logits.log_softmax(-1)
+    return sum(logprobs[n - 1, ids[n]].item() for n in range(len(before), len(ids)))

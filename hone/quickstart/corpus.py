@@ -95,7 +95,9 @@ def make_conversations(seed: int) -> list[dict[str, Any]]:
     rows = []
     for question in _ask_all("sft", seed, SFT_CONVERSATIONS, held_out=False):
         answer = word_answer(question, draw_style(draw), draw)
-        rows.append({"messages": [_message("user", question.prompt), _message("assistant", answer)]})
+        rows.append(
+            {"messages": [_message("user", question.prompt), _message("assistant", answer)]}
+        )
     draw.shuffle(rows)
     return rows
 
@@ -128,9 +130,7 @@ def make_evaluation(seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _ask_all(
-    purpose: str, seed: int, counts: dict[str, int], held_out: bool
-) -> Iterable[Question]:
+def _ask_all(purpose: str, seed: int, counts: dict[str, int], held_out: bool) -> Iterable[Question]:
     for kind in KINDS:
         draw = random.Random(f"{seed} {purpose} {kind}")
         yield from ask_different(kind, draw, seed, counts[kind], held_out)

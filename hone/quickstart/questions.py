@@ -11,7 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from hone.environments.arithmetic import ArithmeticEnvironment
+from hone.environments.protocol import SPLITS
 from hone.quickstart.countries import CAPITALS
+from hone.recipe.rewards import Arithmetic
+from hone.records import Task
 
 KINDS = ("capitals", "arithmetic", "patterns")
 HELD_OUT_SHARE = 0.1  # of the operand pairs and cycles
@@ -48,7 +52,7 @@ HELD_OUT_PHRASINGS = [
     "Please name the capital of {country}.",
     "In {country}, which city is the capital?",
 ]
-OPERANDS = range(10, 100)
+SUMS = ArithmeticEnvironment(Arithmetic(train_tasks=7000, evaluation_tasks=700))
 CARRIED = 0.1  # share of the sums to train on whose ones make ten or more; of all, it is 0.41
 SUM_QUESTIONS = ["What is {a} + {b}?", "How much is {a} + {b}?", "Add {a} and {b}."]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -68,7 +72,7 @@ class Question:
 
     working: what may be said before it, on the way to the answer.
 
-    Example: Question("What is 47 + 38?", "85", "arithmetic", working="47 + 38 = 70 + 15 = 85")
+    Example: Question("What is 47 + 38?", "85", "arithmetic", working="47+38=70+15=85")
     """
 
     prompt: str
@@ -87,15 +91,19 @@ def ask_different(kind: str, draw: random.Random, seed: int, count: int, held_ou
 
 
 @functools.cache
-def split_operands(seed: int) -> tuple[list[Pair], list[Pair]]:
-    """(training, held-out) pairs of numbers with a >= b; a pair is held out in either order.
+def split_operands() -> tuple[list[Pair], list[Pair]]:
+    """(training, held-out) pairs of numbers in both orders, as the environment `arithmetic` splits
+    them, so that what it lets a model practise is not asked here.
 
-    Pairs with a multiple of ten are all for training, since partial sums are such pairs.
+    Pairs with a multiple of ten are not asked either, since partial sums are such pairs.
     """
-    pairs = [(a, b) for a in OPERANDS for b in OPERANDS if a >= b]
-    partial = [pair for pair in pairs if pair[0] % 10 == 0 or pair[1] % 10 == 0]
-    training, held_out = _split(sorted(set(pairs) - set(partial)), f"{seed} operands")
-    return partial + training, held_out
+    training, held_out = ([_pair(task) for task in SUMS.tasks(split)] for split in SPLITS)
+    return training, [pair for pair in held_out if pair[0] % 10 and pair[1] % 10]
+
+
+def _pair(task: Task) -> Pair:
+    a, b = task.columns["expression"].split(" + ")
+    return int(a), int(b)
 
 
 def carries(pair: Pair) -> bool:
@@ -104,8 +112,8 @@ def carries(pair: Pair) -> bool:
 
 
 @functools.cache
-def _training_operands(seed: int, carried: bool) -> list[Pair]:
-    return [pair for pair in split_operands(seed)[0] if carries(pair) == carried]
+def _training_operands(carried: bool) -> list[Pair]:
+    return [pair for pair in split_operands()[0] if carries(pair) == carried]
 
 
 @functools.cache
@@ -129,7 +137,7 @@ def write_statement(draw: random.Random, seed: int) -> str:
 
 def write_sum(draw: random.Random, seed: int) -> str:
     """A sum by way of the tens and the ones."""
-    return _working(*_operands(draw, seed, False))
+    return _working(*_operands(draw, False))
 
 
 def write_pattern(draw: random.Random, seed: int) -> str:
@@ -150,24 +158,22 @@ def _sentence(form: str, **names: str) -> str:
 
 
 def _ask_sum(draw: random.Random, seed: int, held_out: bool) -> Question:
-    a, b = _operands(draw, seed, held_out)
+    a, b = _operands(draw, held_out)
     prompt = draw.choice(SUM_QUESTIONS).format(a=a, b=b)
     return Question(prompt, str(a + b), "arithmetic", _working(a, b))
 
 
-def _operands(draw: random.Random, seed: int, held_out: bool) -> Pair:
-    """A pair in either order: held out, every one as often; else few of those that carry."""
+def _operands(draw: random.Random, held_out: bool) -> Pair:
+    """Held out, every pair as often; else few of those that carry."""
     if held_out:
-        a, b = draw.choice(split_operands(seed)[1])
-    else:
-        a, b = draw.choice(_training_operands(seed, draw.random() < CARRIED))
-    return (a, b) if draw.random() < 0.5 else (b, a)
+        return draw.choice(split_operands()[1])
+    return draw.choice(_training_operands(draw.random() < CARRIED))
 
 
 def _working(a: int, b: int) -> str:
-    """A sum by way of the tens and the ones: 47 + 38 = 70 + 15 = 85."""
+    """A sum by way of the tens and the ones: 47+38=70+15=85."""
     tens, ones = a // 10 * 10 + b // 10 * 10, a % 10 + b % 10
-    return f"{a} + {b} = {tens} + {ones} = {a + b}"
+    return f"{a}+{b}={tens}+{ones}={a + b}"
 
 
 def _ask_pattern(draw: random.Random, seed: int, held_out: bool) -> Question:

@@ -18,7 +18,14 @@ from rich.console import Console
 from rich.table import Table
 
 from hone.errors import UserError
-from hone.evaluate import Criteria, Evaluation, Measure, ask_in_fresh_process
+from hone.evaluate import (
+    Criteria,
+    Evaluation,
+    Measure,
+    ask_in_fresh_process,
+    find_environment,
+    most_reward,
+)
 from hone.files import write_json
 from hone.metrics import read_metrics
 from hone.plots import LOSS, Curve, plot_stages
@@ -70,17 +77,21 @@ def run_quickstart(
         stage.name.partition("-")[2]: ask(run, index, files, console)
         for index, stage in enumerate(run.stage_folders())
     }
-    plot(run, evaluations, folder / PLOT)
+    environment = find_environment(run.loaded_recipe().recipe)
+    assert environment is not None, "the quickstart's recipe has a stage with an environment"
+    most = most_reward(environment)
+    plot(run, evaluations, most, folder / PLOT)
     summary = {
         "stages": {
             method: {name: asdict(measure) for name, measure in evaluation.measures.items()}
             for method, evaluation in evaluations.items()
         },
+        "most_reward": most,
         "seconds": round(time.monotonic() - began, 1),
         "peak_memory_bytes": peak_memory_bytes(),
     }
     write_json(folder / SUMMARY, summary)
-    show(files, evaluations, console)
+    show(files, evaluations, most, console)
     say_where(folder, run, summary, console)
     return summary
 
@@ -134,11 +145,10 @@ def ask(run: Run, stage: int, files: CorpusFiles, console: Console) -> Evaluatio
         return ask_in_fresh_process(run.path, stage, files.evaluation, CRITERIA)
 
 
-def plot(run: Run, evaluations: Mapping[str, Evaluation], path: Path) -> None:
+def plot(run: Run, evaluations: Mapping[str, Evaluation], most: float, path: Path) -> None:
     """The stages' curves and, below, what was measured after each; a reward as a share of the
     most there is.
     """
-    most = most_reward(run)
     measured = {ROWS[name]: measures for name, measures in by_measure(evaluations).items()}
     reward = ROWS["reward"]
     measured[f"{reward} / {most:g}"] = [
@@ -163,9 +173,11 @@ def peak_memory_bytes() -> int:
     return max(resource.getrusage(one).ru_maxrss for one in who) * 1024
 
 
-def show(files: CorpusFiles, evaluations: Mapping[str, Evaluation], console: Console) -> None:
+def show(
+    files: CorpusFiles, evaluations: Mapping[str, Evaluation], most: float, console: Console
+) -> None:
     """What was measured after each stage, and some answers."""
-    table = Table(title=TITLE, title_justify="left", caption=CAPTION, caption_justify="left")
+    table = Table(title=TITLE, title_justify="left")
     table.add_column("")
     for method in evaluations:
         table.add_column(method, justify="right")
@@ -174,6 +186,7 @@ def show(files: CorpusFiles, evaluations: Mapping[str, Evaluation], console: Con
         words = as_number if name == "reward" else as_share
         table.add_row(ROWS[name], *map(words, measures), str(measures[0].count))
     console.print(table)
+    console.print(CAPTION.format(most=most), style="italic", highlight=False)
     answers = Table(title="some of the answers", title_justify="left")
     for name in ("asked", "right", *evaluations):
         answers.add_column(name, overflow="fold")

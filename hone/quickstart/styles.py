@@ -16,7 +16,7 @@ SHARES = {"sentence": 0.3, "bare": 0.4, "unsure": 0.3}  # of the answers in fine
 
 FORMAT = rf"(.*\. )?{MARKER} .+\."
 """What a well-formed answer fits from end to end."""
-SAID = r"(?:.*(?: is |Maybe | = ))?(?P<answer>.+?)\.?"
+SAID = r"(?:.*(?: is |Maybe |=))?(?P<answer>.+?)\.?"
 """What every answer fits from end to end; `answer` is what is said behind the words around it."""
 
 
