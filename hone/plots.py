@@ -30,8 +30,8 @@ def plot_stages(
     measured: Mapping[str, Sequence[Measure]],
     path: Path,
 ) -> None:
-    """Above, a panel a stage: its curve in training, the running mean, and held out. Below, what was
-    measured after each stage, with intervals.
+    """Above, a panel a stage: its curve in training, the running mean, and held out. Below, what
+    was measured after each stage, with intervals.
 
     stages: the rows of metrics.jsonl and the curve under each stage's title. measured: for each
     name a measure a stage, all of them shares between 0 and 1.

@@ -103,7 +103,7 @@ def make_conversations(seed: int) -> list[dict[str, Any]]:
 
 
 def make_pairs(seed: int) -> list[dict[str, Any]]:
-    """The rows of preference, in a mixed order: both answers are right and differ in style alone."""
+    """The rows of preference, in a mixed order: both answers are right, their styles differ."""
     draw = random.Random(f"{seed} pair styles")
     rows = []
     for question in _ask_all("pairs", seed, PREFERENCE_PAIRS, held_out=False):

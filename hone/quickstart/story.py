@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -50,15 +51,17 @@ ROWS = {
     "accuracy": "all right",
     "format": "well formed",
     "preference": "pairs preferred",
-    "reward": "mean reward of sums",
+    "reward": "mean reward",
 }
-TITLE = "held-out questions after each stage (95 % bootstrap intervals)"
-CAPTION = (
-    "Greedy answers of each saved result, loaded again in a fresh process. right: what the answer "
-    'says, however worded. well formed: it ends "The answer is ...". pairs preferred: the preferred '
-    "of two right answers has the higher log-probability, summed, without a reference. mean reward: "
-    "that of the recipe's environment, at most {most:g}."
-)
+TITLE = "held-out questions after each stage, in % (95 % bootstrap intervals)"
+CAPTION = """\
+Greedy answers of each saved result, loaded again in a fresh process.
+right            what the answer says, however it is worded
+well formed      it ends with the sentence "The answer is ..."
+pairs preferred  the preferred one of two right answers is likelier: by its whole
+                 log-probability, summed over tokens, without a reference
+mean reward      of the sums, by the recipe's environment; 100 % is {most:g}
+"""
 
 
 def run_quickstart(
@@ -146,15 +149,8 @@ def ask(run: Run, stage: int, files: CorpusFiles, console: Console) -> Evaluatio
 
 
 def plot(run: Run, evaluations: Mapping[str, Evaluation], most: float, path: Path) -> None:
-    """The stages' curves and, below, what was measured after each; a reward as a share of the
-    most there is.
-    """
-    measured = {ROWS[name]: measures for name, measures in by_measure(evaluations).items()}
-    reward = ROWS["reward"]
-    measured[f"{reward} / {most:g}"] = [
-        Measure(each.mean / most, each.low / most, each.high / most, each.count)
-        for each in measured.pop(reward)
-    ]
+    """The stages' curves and, below, what was measured after each."""
+    measured = {ROWS[name]: shares for name, shares in by_measure(evaluations, most).items()}
     curves = {
         method: (read_metrics(stage / "metrics.jsonl"), CURVES.get(method, LOSS))
         for method, stage in zip(evaluations, run.stage_folders(), strict=True)
@@ -162,9 +158,14 @@ def plot(run: Run, evaluations: Mapping[str, Evaluation], most: float, path: Pat
     plot_stages(curves, measured, path)
 
 
-def by_measure(evaluations: Mapping[str, Evaluation]) -> dict[str, list[Measure]]:
-    """For each name of `ROWS`, a measure a stage."""
-    return {name: [each.measures[name] for each in evaluations.values()] for name in ROWS}
+def by_measure(evaluations: Mapping[str, Evaluation], most: float) -> dict[str, list[Measure]]:
+    """For each name of `ROWS` a share a stage; of rewards, of the most there is."""
+    found = {name: [each.measures[name] for each in evaluations.values()] for name in ROWS}
+    found["reward"] = [
+        Measure(each.mean / most, each.low / most, each.high / most, each.count)
+        for each in found["reward"]
+    ]
+    return found
 
 
 def peak_memory_bytes() -> int:
@@ -177,14 +178,13 @@ def show(
     files: CorpusFiles, evaluations: Mapping[str, Evaluation], most: float, console: Console
 ) -> None:
     """What was measured after each stage, and some answers."""
-    table = Table(title=TITLE, title_justify="left")
+    table = Table(title=TITLE, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for method in evaluations:
         table.add_column(method, justify="right")
     table.add_column("n", justify="right")
-    for name, measures in by_measure(evaluations).items():
-        words = as_number if name == "reward" else as_share
-        table.add_row(ROWS[name], *map(words, measures), str(measures[0].count))
+    for name, shares in by_measure(evaluations, most).items():
+        table.add_row(ROWS[name], *map(in_words, shares), str(shares[0].count))
     console.print(table)
     console.print(CAPTION.format(most=most), style="italic", highlight=False)
     answers = Table(title="some of the answers", title_justify="left")
@@ -200,15 +200,10 @@ def show(
     console.print(answers)
 
 
-def as_share(measure: Measure) -> str:
+def in_words(share: Measure) -> str:
     """A share in per cent with its interval: 97 (92-99)."""
-    mean, low, high = (f"{100 * value:.0f}" for value in (measure.mean, measure.low, measure.high))
-    return f"{mean} % ({low}-{high})"
-
-
-def as_number(measure: Measure) -> str:
-    """A mean with its interval: 1.52 (1.41-1.63)."""
-    return f"{measure.mean:.2f} ({measure.low:.2f}-{measure.high:.2f})"
+    mean, low, high = (f"{100 * value:.0f}" for value in (share.mean, share.low, share.high))
+    return f"{mean} ({low}-{high})"
 
 
 def say_where(folder: Path, run: Run, summary: dict[str, Any], console: Console) -> None:

@@ -20,7 +20,7 @@ OTHERS = {"__init__", "commands", "arguments", "output", "failures"}
 OTHERS |= {"completion", "init_answers", "resolved"}
 
 # They do something, or print JSON anyway; whatever lists or shows has `--json`.
-WITHOUT_JSON = {"quickstart", "init", "resume", "remove", "chat", "recipe schema"}
+WITHOUT_JSON = {"init", "resume", "remove", "chat", "recipe schema"}
 
 HEAVY = ("torch", "transformers", "datasets", "pyarrow", "pydantic", "ruamel", "rich", "numpy")
 
