@@ -30,7 +30,7 @@ from hone.quickstart.questions import (
 from hone.quickstart.styles import draw_style, word_answer
 
 PRETRAIN_TEXTS = {
-    "capitals": 3500,
+    "capitals": 4500,
     "arithmetic": 2500,
     "patterns": 2500,
     "dialogues": 11000,

@@ -56,7 +56,7 @@ SUMS = ArithmeticEnvironment(Arithmetic(train_tasks=7000, evaluation_tasks=700))
 CARRIED = 0.1  # share of the sums to train on whose ones make ten or more; of all, it is 0.41
 SUM_QUESTIONS = ["What is {a} + {b}?", "How much is {a} + {b}?", "Add {a} and {b}."]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-PERIODS = (2, 3, 4)
+PERIODS = (2, 3)
 SHOWN = range(8, 11)  # letters of a pattern that a question shows
 ANSWERED = 4  # letters that the answer has
 WRITTEN = 24  # letters of a pattern in a pretraining text

@@ -101,7 +101,7 @@ def test_held_out_cycles_are_continued_nowhere() -> None:
     shown += [letters_of(*row) for row in ASKED if is_pattern(row[0])]
     shown += [letters_of(*row[:2]) for row in PREFERRED if is_pattern(row[0])]
     written = {cycle_of(line) for line in shown if len(line) > 8}
-    assert len(written) > 5_000
+    assert len(written) > 3_000
     for period in PERIODS:
         assert not written & set(split_cycles(0, period)[1])
 
