@@ -30,8 +30,8 @@ from hone.quickstart.questions import (
 from hone.quickstart.styles import draw_style, word_answer
 
 PRETRAIN_TEXTS = {
-    "capitals": 4500,
-    "arithmetic": 2500,
+    "capitals": 4000,
+    "arithmetic": 3500,
     "patterns": 2500,
     "dialogues": 11000,
     "echoes": 1500,
@@ -39,7 +39,7 @@ PRETRAIN_TEXTS = {
 LINES_PER_TEXT = {"capitals": 5, "arithmetic": 4, "patterns": 3, "dialogues": 3, "echoes": 2}
 SFT_CONVERSATIONS = {"capitals": 2000, "arithmetic": 2000, "patterns": 2000}
 PREFERENCE_PAIRS = {"capitals": 500, "arithmetic": 500, "patterns": 500}
-EVALUATION_QUESTIONS = {"capitals": 100, "arithmetic": 200, "patterns": 100}
+EVALUATION_QUESTIONS = {"capitals": 100, "arithmetic": 300, "patterns": 100}
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ HELD_OUT_PHRASINGS = [
     "In {country}, which city is the capital?",
 ]
 SUMS = ArithmeticEnvironment(Arithmetic(train_tasks=7000, evaluation_tasks=700))
-CARRIED = 0.1  # share of the sums to train on whose ones make ten or more; of all, it is 0.41
+CARRIED = 0.2  # share of the sums to train on whose ones make ten or more; of all, it is 0.45
 SUM_QUESTIONS = ["What is {a} + {b}?", "How much is {a} + {b}?", "Add {a} and {b}."]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PERIODS = (2, 3)
