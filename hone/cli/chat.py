@@ -6,11 +6,17 @@ from collections.abc import Callable, Iterator
 from hone.cli.arguments import (
     RUNS_FOLDER,
     MaxTokens,
+    MinP,
+    RepetitionPenalty,
     RunName,
     RunsFolder,
     Seed,
+    Stop,
     System,
     Temperature,
+    TopK,
+    TopP,
+    sampling_settings,
 )
 from hone.cli.output import make_console, say
 
@@ -24,6 +30,11 @@ def chat(
     system: System = None,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.7,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    stop: Stop = None,
     seed: Seed = 0,
     runs: RunsFolder = RUNS_FOLDER,
 ) -> None:
@@ -41,6 +52,9 @@ def chat(
     from hone.runs import open_run
 
     found = open_run(run, runs)
+    settings = sampling_settings(
+        max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, stop
+    )
     console = make_console()
     from hone.stages.run import load_result
 
@@ -53,9 +67,8 @@ def chat(
     def answer(messages: Messages, turn: int) -> str:
         texts: list[str] = result.generate_text(
             [messages[-1]["content"] if plain else messages],
-            max_new_tokens=max_tokens,
-            temperature=temperature,
             seed=seed + turn,
+            **vars(settings),
         )
         return texts[0]
 
