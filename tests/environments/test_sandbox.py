@@ -179,7 +179,7 @@ def test_without_a_namespace_code_is_not_run_unless_it_may_have_the_network() ->
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     refused, ran = done.stdout.splitlines()
     assert refused.startswith("environment: code cannot be cut off from the network here")
-    assert refused.endswith("environment.allow_network=true")
+    assert refused.endswith("environment: {type: python, allow_network: true, ...}")
     assert ran == "[True]"
 
 
