@@ -31,7 +31,7 @@ class AnswersEnvironment:
 
     def tasks(self, split: str) -> list[Task]:
         """The rows of a split; raises UserError for a row without question or answer."""
-        return tasks_of(self.settings, split, [self.settings.answer], self._gold)
+        return tasks_of(self.settings, split, [self.settings.columns.answer], self._gold)
 
     def score(self, task: Task, completion: str) -> dict[str, float]:
         """`correct`, and `format` with a marker."""
@@ -56,7 +56,7 @@ class AnswersEnvironment:
 
     def _answers(self, columns: Mapping[str, Any]) -> list[str]:
         """The right answers of a row; raises RowError for what is none."""
-        name = self.settings.answer
+        name = self.settings.columns.answer
         given = columns[name]
         answers = given if isinstance(given, list) else [given]
         for answer in answers:

@@ -1,15 +1,15 @@
 """Numbers in a text, and what stands behind a marker. For `arithmetic.py` and `answers.py`.
 
 A number is written in digits: 7, -3.5, +12, 1,234,567 or 6.02e23. The sign belongs to it unless it
-stands between two numbers (12-5). The minus of typesetting counts as one. Left out: fractions,
-percent, numbers in words.
+stands between two numbers (12-5); a unit may follow (10kg). The minus of typesetting counts as one.
+Left out: fractions, percent, numbers in words.
 """
 
 import re
 from decimal import Decimal, InvalidOperation
 
 _NUMBER = re.compile(
-    r"(?:(?<![\w.)\]])[-+])?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,4})?(?![\w])"
+    r"(?:(?<![\w.)\]])[-+])?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,4})?"
 )
 LONGEST = 400  # characters of a number
 

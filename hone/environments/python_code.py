@@ -31,9 +31,9 @@ class PythonEnvironment:
 
     def tasks(self, split: str) -> list[Task]:
         """The rows of a split; raises UserError for a row without prompt or tests."""
-        settings = self.settings
-        needed = [settings.tests, settings.gold] if settings.gold else [settings.tests]
-        return tasks_of(settings, split, needed, self._gold)
+        columns = self.settings.columns
+        needed = [column for column in (columns.tests, columns.gold) if column is not None]
+        return tasks_of(self.settings, split, needed, self._gold)
 
     def score(self, task: Task, completion: str) -> dict[str, float]:
         """`passed` and `format`."""
@@ -49,14 +49,14 @@ class PythonEnvironment:
 
     def _gold(self, values: Mapping[str, Any]) -> str | None:
         self._tests(values)
-        if self.settings.gold is None:
+        if self.settings.columns.gold is None:
             return None
-        code = str(values[self.settings.gold])
+        code = str(values[self.settings.columns.gold])
         return code if _FENCED.search(code) else f"```python\n{code}\n```"
 
     def _tests(self, columns: Mapping[str, Any]) -> list[str]:
         """The tests of a row; raises RowError for what is none."""
-        name = self.settings.tests
+        name = self.settings.columns.tests
         given = columns[name]
         tests = given if isinstance(given, list) else [given]
         for test in tests:

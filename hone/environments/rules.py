@@ -34,7 +34,8 @@ class RulesEnvironment:
 
     def tasks(self, split: str) -> list[Task]:
         """The rows of a split; raises UserError for a row without its prompt (or `gold`)."""
-        needed = [self.settings.gold] if self.settings.gold else []
+        gold = self.settings.columns.gold
+        needed = [] if gold is None else [gold]
         return tasks_of(self.settings, split, needed, self._gold)
 
     def score(
@@ -46,7 +47,8 @@ class RulesEnvironment:
         return {name: None if each is None else float(each) for name, each in kept.items()}
 
     def _gold(self, values: Mapping[str, Any]) -> str | None:
-        return str(values[self.settings.gold]) if self.settings.gold else None
+        gold = self.settings.columns.gold
+        return None if gold is None else str(values[gold])
 
 
 def _holds(rule: Rule) -> Holds:

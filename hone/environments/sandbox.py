@@ -48,6 +48,7 @@ def run_tests(code: str, tests: Sequence[str], limits: Limits) -> list[bool]:
     """
     word = secrets.token_hex(16)
     request = {**vars(limits), "code": code, "tests": list(tests), "word": word}
+    request["parent"] = os.getpid()
     with tempfile.TemporaryDirectory(prefix="hone-code-", ignore_cleanup_errors=True) as folder:
         answer = json.loads(_exchange(json.dumps(request).encode(), folder, limits) or "{}")
     if "refused" in answer:
@@ -55,7 +56,7 @@ def run_tests(code: str, tests: Sequence[str], limits: Limits) -> list[bool]:
             "environment: code cannot be cut off from the network here: a user and network "
             f"namespace is refused ({answer['refused']})",
             hint="allow user namespaces on this machine, or accept that the code has the network: "
-            "environment.allow_network=true",
+            "environment: {type: python, allow_network: true, ...}",
             exit_code=2,
         )
     if "passed" not in answer:

@@ -27,8 +27,10 @@ def tasks_of(settings: FromFile, split: str, needed: Sequence[str], gold: GoldOf
     """The tasks of a split of an environment: its own file, or its share of the only one."""
     if split == "evaluation" and settings.evaluation is not None:
         source = settings.evaluation
-        return read_tasks(source.path, source.split, settings.prompt, needed, gold)
-    tasks = read_tasks(settings.data.path, settings.data.split, settings.prompt, needed, gold)
+        return read_tasks(source.path, source.split, settings.columns.prompt, needed, gold)
+    tasks = read_tasks(
+        settings.data.path, settings.data.split, settings.columns.prompt, needed, gold
+    )
     if settings.evaluation is not None:
         return tasks
     train, held_out = hold_out(tasks, settings.evaluation_share, settings.seed)
@@ -93,8 +95,8 @@ def hold_out(tasks: Sequence[Task], share: float, seed: int) -> tuple[list[Task]
         raise UserError(
             f"the tasks have {len(drawn)} different prompts, too few to hold a share of {share:g} "
             "out and train on others",
-            hint="name held-out tasks of their own (environment.evaluation), or set "
-            "environment.evaluation_share=0",
+            hint="name held-out tasks of their own (`evaluation`), or leave none out: "
+            "`evaluation_share: 0`",
             exit_code=2,
         )
     held_out = set(drawn[:count])

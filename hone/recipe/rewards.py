@@ -8,7 +8,14 @@ import os
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PositiveFloat,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from hone.recipe.node import Node, PositiveInt, Share, at_most, place, size_bytes, type_alone
 
@@ -65,13 +72,20 @@ class TaskFile(Node):
         """A bare path stands for `{path: ...}`."""
         return {cls.shorthand: value} if isinstance(value, str) else value
 
-    @model_validator(mode="after")
-    def split_of_the_hub(self) -> "TaskFile":
-        if self.split is not None and os.path.isabs(self.path):
-            raise ValueError(
-                "files have no splits; expected `split` beside the id of a Hub data set"
-            )
-        return self
+    @field_validator("split")
+    @classmethod
+    def only_of_the_hub(cls, split: str | None, info: ValidationInfo) -> str | None:
+        """A path is absolute here as soon as it exists, which no Hub id is."""
+        if split is not None and os.path.isabs(info.data.get("path", "")):
+            raise ValueError("files have no splits; expected it beside the id of a Hub data set")
+        return split
+
+
+class PromptColumns(Node):
+    """The names of the columns in a file of tasks, where they differ from the usual ones."""
+
+    prompt: str = "prompt"
+    """What is asked: text, or a list of messages."""
 
 
 class Scored(Node):
@@ -97,8 +111,8 @@ class FromFile(Scored):
     together."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Which tasks are held out is drawn from it."""
-    prompt: str = "prompt"
-    """The column with what is asked: text, or a list of messages."""
+    columns: PromptColumns = PromptColumns()
+    """Column names that differ from the usual ones."""
 
 
 class Arithmetic(Scored):
@@ -145,13 +159,20 @@ def checked_marker(marker: str | None) -> str | None:
     return marker
 
 
+class AnswerColumns(PromptColumns):
+    """The names of the columns in a file of questions, where they differ from the usual ones."""
+
+    answer: str = "answer"
+    """The right answer, or a list of several."""
+
+
 class Answers(FromFile):
     """Questions with known answers from a file; the reward is `correct`, with a marker `format`."""
 
     type: Literal["answers"] = "answers"
     """Questions with known answers from a file."""
-    answer: str = "answer"
-    """The column with the right answer, or a list of several."""
+    columns: AnswerColumns = AnswerColumns()
+    """Column names that differ from the usual ones."""
     match: Literal["exact", "numeric", "contains"] = "exact"
     """`exact`: the same text, `contains`: the answer is in it, case and space aside; `numeric`: the
     same number."""
@@ -233,6 +254,13 @@ class JsonRule(NamedRule):
 Rule = Annotated[LengthRule | PatternRule | JsonRule, Field(discriminator="type")]
 
 
+class GoldColumns(PromptColumns):
+    """The names of the columns in a file of prompts, where they differ from the usual ones."""
+
+    gold: str | None = None
+    """A text that keeps all rules, for a check of the rules; none when left out."""
+
+
 class Rules(FromFile):
     """Rules that a text is to keep; each is a reward of its own name."""
 
@@ -240,8 +268,8 @@ class Rules(FromFile):
     """Rules that a text is to keep: length, regular expression, JSON."""
     rules: Annotated[list[Rule], Field(min_length=1)]
     """The rules."""
-    gold: str | None = None
-    """The column with a text that keeps all rules, for a check of the rules; none when left out."""
+    columns: GoldColumns = GoldColumns()
+    """Column names that differ from the usual ones."""
 
     @field_validator("rules")
     @classmethod
@@ -252,15 +280,22 @@ class Rules(FromFile):
         return rules
 
 
+class CodeColumns(PromptColumns):
+    """The names of the columns in a file of exercises, where they differ from the usual ones."""
+
+    tests: str = "tests"
+    """The tests: code that raises where the answer is wrong, or a list of such."""
+    gold: str | None = None
+    """Code that passes all tests, for a check of them; none when left out."""
+
+
 class PythonCode(FromFile):
     """Python code that is run against tests; the rewards are `passed` and `format`."""
 
     type: Literal["python"] = "python"
     """Python code that is run against tests."""
-    tests: str = "tests"
-    """The column with the tests: code that raises where the answer is wrong, or a list of such."""
-    gold: str | None = None
-    """The column with code that passes all tests, for a check of them; none when left out."""
+    columns: CodeColumns = CodeColumns()
+    """Column names that differ from the usual ones."""
     grade: Literal["all", "share"] = "all"
     """`passed` is 1 for all tests and else 0, or the share of the tests that pass."""
     run_s: PositiveFloat = 5.0
