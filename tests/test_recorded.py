@@ -1,4 +1,4 @@
-"""Rollouts on disk: an exact round trip, files that are whole, partial ones, and the facts of them."""
+"""Rollouts on disk: an exact round trip, whole files and partial ones, and the facts of them."""
 
 import json
 import math

@@ -246,7 +246,7 @@ def test_the_reference_is_the_start_of_the_stage(make: Make) -> None:
     before = player.rollouts_of(1)
     for each in before:  # nothing has been trained: what sampled is what is compared with
         assert each.reference is not None
-        assert np.abs(each.reference - at_temperature_1(player, each)).max() < 1e-4
+        assert np.abs(each.reference - plain_logprobs(player, each)).max() < 1e-4
     with torch.no_grad():
         for parameter in player.training.model.module.parameters():
             parameter.mul_(1.05)
@@ -254,18 +254,18 @@ def test_the_reference_is_the_start_of_the_stage(make: Make) -> None:
     after = player.rollouts_of(2)
     for each in after:
         assert each.reference is not None
-        assert np.abs(each.reference - at_temperature_1(player, each)).max() > 1e-3
+        assert np.abs(each.reference - plain_logprobs(player, each)).max() > 1e-3
     assert all(torch.equal(p, weights[n]) for n, p in player.training.model.trainable())
     constants = to_samples(after)[0].segments[1].constants
     assert set(constants) == {"old", "advantage", "reference"}
     with player.reference.in_place():
         for each in after:
-            assert np.abs(each.reference - at_temperature_1(player, each)).max() < 1e-4
+            assert np.abs(each.reference - plain_logprobs(player, each)).max() < 1e-4
 
 
 @torch.no_grad()
-def at_temperature_1(player: Player, rollout: Any) -> np.ndarray:
-    """Log-probabilities by transformers' own forward, as the head without temperature gives them."""
+def plain_logprobs(player: Player, rollout: Any) -> np.ndarray:
+    """Log-probabilities by transformers' own forward."""
     model = player.training.model.causal
     ids = torch.tensor([[*rollout.prompt_ids, *rollout.ids]])
     model.set_attn_implementation("sdpa")

@@ -10,18 +10,11 @@ from pydantic import BeforeValidator, Field, PositiveFloat, field_validator, mod
 
 from hone.recipe.data import Occasions, Stopping
 from hone.recipe.node import Node, PositiveInt, place, type_alone
-from hone.recipe.rewards import Environment, Reward, TaskFile, check_own_code
+from hone.recipe.rewards import Environment, PromptColumns, Reward, TaskFile, check_own_code
 from hone.recipe.training import Adapter, Lora, TrainingStage
 
 LOSSES = ("grpo", "dapo", "dr_grpo", "gspo", "cispo", "rloo", "reinforce")
 CREDITS = ("group", "mean", "leave_one_out")
-
-
-class PromptColumns(Node):
-    """The name of the column that is not handed to the rewards as it is."""
-
-    prompt: str = "prompt"
-    """What is asked: text, or a list of messages whose last one is the user's."""
 
 
 class Prompts(TaskFile):

@@ -8,6 +8,7 @@ import torch
 from hone.device import Precision
 from hone.forest import count_step, plan_micro_batches
 from hone.losses import LossFunction, LossOutput
+from hone.losses.policy import PolicySettings
 from hone.models import LanguageModel, join_model
 from hone.records import Sample, Segment
 from tests.tiny import random_segment
@@ -64,6 +65,48 @@ def with_past(groups: list[Sample], module, temperature: float, seed: int = 1) -
             moved.append(replace(one, constants={**one.constants, **past}))
         found.append(Sample(group.index, (prompt, *moved)))
     return found
+
+
+def clip(ratio, advantage: float, settings: PolicySettings):
+    """The clipped term of one ratio, case by case."""
+    if advantage >= 0:
+        return advantage * ratio.clamp(max=settings.highest)
+    return advantage * ratio.clamp(1 - settings.clip, settings.delta)
+
+
+def by_hand(module, name: str, samples: list[Sample], settings: PolicySettings, temperature: float):
+    """The loss of a step as the papers write it: loops over completions and tokens."""
+    rows = [(s.segments[0], one) for s in samples for one in s.segments[1:]]
+    num_tokens = sum(len(one.tokens) for _, one in rows)
+    total = torch.zeros((), dtype=torch.float64)
+    for prompt, one in rows:
+        logprobs = plain_logprobs(module, prompt, one, temperature).double()
+        old, reference = (torch.tensor(one.constants[key]) for key in ("old", "reference"))
+        advantage, length = float(one.constants["advantage"][0]), len(one.tokens)
+        logs = logprobs - old
+        whole = {"gspo": (logs.sum() / length).exp(), "rloo": logs.sum().exp()}.get(name)
+        gains = penalties = torch.zeros((), dtype=torch.float64)
+        for t in range(length):
+            ratio = logs[t].exp()
+            if name == "cispo":
+                weight = min(ratio.item(), settings.highest)
+                gains = gains + weight * advantage * logprobs[t]
+            elif name == "reinforce":
+                gains = gains + advantage * logprobs[t]
+            else:
+                gains = gains + clip(ratio if whole is None else whole, advantage, settings)
+            away = reference[t] - logprobs[t]
+            penalties = penalties + settings.beta * ratio * (away.exp() - away - 1)
+        term = penalties - gains
+        if name in ("grpo", "gspo", "rloo"):
+            total = total + term / length / len(rows)
+        elif name == "reinforce":
+            total = total + (penalties / length - gains) / len(rows)
+        elif name == "dr_grpo":
+            total = total + term / (len(rows) * settings.completion_tokens)
+        else:
+            total = total + term / num_tokens
+    return total
 
 
 def joined(module, temperature: float, inner=None) -> LanguageModel:

@@ -6,19 +6,21 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from hone.credit import CREDIT, make_credit
 from hone.errors import UserError
 from hone.forest import count_step, make_batch
 from hone.losses import LossOutput
 from hone.losses.policy import POLICY, PolicySettings, grpo, make_policy_loss
 from hone.records import Sample
 from tests.losses.rollouts import (
+    by_hand,
     distance,
     engine_step,
     joined,
-    plain_logprobs,
     random_groups,
     separate,
     take_gradients,
@@ -30,52 +32,10 @@ TEMPERATURE = 1.4
 SETTINGS = PolicySettings(clip=0.1, clip_high=0.3, beta=0.2, completion_tokens=16, delta=2.0)
 
 
-def clip(ratio, advantage: float, settings: PolicySettings):
-    """The clipped term of one ratio, case by case."""
-    if advantage >= 0:
-        return advantage * ratio.clamp(max=settings.highest)
-    return advantage * ratio.clamp(1 - settings.clip, settings.delta)
-
-
-def by_hand(module, name: str, samples: list[Sample], settings: PolicySettings):
-    """The loss of a step as the papers write it: loops over completions and tokens."""
-    rows = [(s.segments[0], one) for s in samples for one in s.segments[1:]]
-    num_tokens = sum(len(one.tokens) for _, one in rows)
-    total = torch.zeros((), dtype=torch.float64)
-    for prompt, one in rows:
-        logprobs = plain_logprobs(module, prompt, one, TEMPERATURE).double()
-        old, reference = (torch.tensor(one.constants[key]) for key in ("old", "reference"))
-        advantage, length = float(one.constants["advantage"][0]), len(one.tokens)
-        logs = logprobs - old
-        whole = {"gspo": (logs.sum() / length).exp(), "rloo": logs.sum().exp()}.get(name)
-        gains = penalties = torch.zeros((), dtype=torch.float64)
-        for t in range(length):
-            ratio = logs[t].exp()
-            if name == "cispo":
-                weight = min(ratio.item(), settings.highest)
-                gains = gains + weight * advantage * logprobs[t]
-            elif name == "reinforce":
-                gains = gains + advantage * logprobs[t]
-            else:
-                gains = gains + clip(ratio if whole is None else whole, advantage, settings)
-            away = reference[t] - logprobs[t]
-            penalties = penalties + settings.beta * ratio * (away.exp() - away - 1)
-        term = penalties - gains
-        if name in ("grpo", "gspo", "rloo"):
-            total = total + term / length / len(rows)
-        elif name == "reinforce":
-            total = total + (penalties / length - gains) / len(rows)
-        elif name == "dr_grpo":
-            total = total + term / (len(rows) * settings.completion_tokens)
-        else:
-            total = total + term / num_tokens
-    return total
-
-
 def check_by_hand(name: str, family: str, dtype=torch.float64, limit=1e-9):
     plainly = make_model(family, dtype)
     groups = with_past(random_groups(), plainly, TEMPERATURE)
-    expected = by_hand(plainly, name, groups, SETTINGS)
+    expected = by_hand(plainly, name, groups, SETTINGS, TEMPERATURE)
     expected.backward()
     wanted = take_gradients(plainly)
     model = joined(make_model(family, dtype), TEMPERATURE)
@@ -230,6 +190,19 @@ def test_an_own_loss(own):
     assert output.total.item() == pytest.approx(-1.5)
     assert float(output.metrics["highest"]) == pytest.approx(2)
     assert float(output.metrics["ratio"]) == pytest.approx(1.5)  # measured for every loss
+
+
+@pytest.mark.quick
+def test_the_examples_of_the_documentation(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+    section = text.partition("## Policy losses and credit")[2]
+    (tmp_path / "mine.py").write_text(section.partition("```python")[2].partition("```")[0])
+    assert all(f"| `{name}` |" in section for name in (*POLICY, *CREDIT))
+    logprobs, batch = small_batch([-1.0 - math.log(2), -1.0])
+    output = make_policy_loss(f"{tmp_path / 'mine.py'}:unclipped", replace(SETTINGS, beta=0.0))
+    assert output(logprobs, batch).total.item() == pytest.approx(-1.5)
+    best = make_credit(f"{tmp_path / 'mine.py'}:best_only")
+    assert best(np.array([0.5, 2.0, 2.0])).tolist() == [0.0, 1.0, 1.0]
 
 
 @pytest.mark.quick
