@@ -106,13 +106,19 @@ def mean_of_each_part(parts: int) -> LossFunction:
 def make_start(case: Case, folder: Path) -> tuple[Path, Path]:
     """Folders of the base model and of the one initial adapter that both sides load."""
     make_model(case.model).save_pretrained(folder / "base")
-    adapted = add_lora(make_model(case.model), Lora(rank=4, alpha=8))
-    with torch.no_grad():  # no part of the adapter is at zero, so that all of them show
+    make_adapters(case.model, folder / "adapter")
+    return folder / "base", folder / "adapter"
+
+
+def make_adapters(model: str, folder: Path, seed: int = 0) -> None:
+    """An adapter no part of which is at zero, so that all of them show."""
+    adapted = add_lora(make_model(model, seed=0), Lora(rank=4, alpha=8))
+    torch.manual_seed(seed)
+    with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    adapted.save_pretrained(folder / "adapter")
-    return folder / "base", folder / "adapter"
+    adapted.save_pretrained(folder)
 
 
 def load(case: Case, start: tuple[Path, Path]) -> tuple[PreTrainedModel, Any]:
