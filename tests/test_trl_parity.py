@@ -139,8 +139,9 @@ def train_with_hone(
     samples: list[Sample],
     folder: Path,
     loss: LossFunction = LOSSES["sft"],
+    equip: Callable[[Training], None] = lambda _: None,
 ) -> Weights:
-    """Weights after ten steps of `fit`."""
+    """Weights after ten steps of `fit`; `equip` adds to what it gets, before step 1."""
     base, module = load(case, start)
     fp32 = Precision(torch.float32, torch.float32, "for the test")
     model = join_model(base, fp32, layout="forest")
@@ -173,6 +174,7 @@ def train_with_hone(
         report=lambda row: None,
         epoch_of=lambda step: step / STEPS,
     )
+    equip(training)
     assert fit(training, CheckpointState(step=0, evaluated=False)).step == STEPS
     return trained_weights(module)
 
