@@ -36,6 +36,12 @@ KINDS: dict[SampleKind, str] = {
     "pairs": "pairs of answers",
     "unpaired": "answers with a label",
 }
+SUPERVISED_HINTS: dict[SampleKind, str] = {  # how a supervised stage can learn from other rows
+    "pairs": "learn from the better answers alone: data: {path: ..., columns: {completion: chosen}}"
+    ", or {messages: chosen} where they are whole conversations; or name a stage for pairs",
+    "unpaired": "learn from all of them, whatever the label says: data: {path: ..., format: "
+    "prompt_completion}; or name a stage for labels",
+}
 
 
 class FormatColumns(NamedTuple):
@@ -284,21 +290,15 @@ def recognise(keys: Sequence[str], data: Data, kind: SampleKind | None = "superv
 def _of_other_kind(
     format: Format, keys: Sequence[str], columns: Columns, kind: SampleKind | None
 ) -> UserError:
-    """Rows that another stage could learn from."""
-    better = (
-        "columns: {messages: chosen}" if "prompt" not in keys else "columns: {completion: chosen}"
-    )
-    hints: dict[str, str] = {
-        "pairs": f"learn from the better sides alone: data: {{path: ..., {better}}}; or from pairs "
-        "with a preference stage",
-        "unpaired": "learn from all completions, whatever their label: data: {path: ..., format: "
-        "prompt_completion}; or from labels with a preference stage",
-        "supervised": "this stage learns from preferences; text and conversations are for `sft`",
-    }
+    """Rows, or a format, that a stage of another kind could learn from."""
+    wanted = kind or "supervised"
+    hint = _columns_hint(keys, columns, needed_columns(formats_of(wanted)[0], columns)[0])
+    if wanted == "supervised":
+        hint = SUPERVISED_HINTS[FORMATS[format].kind]
     return UserError(
         f"the rows have the columns {listed(keys)}, the format `{format}`; this stage learns from "
-        f"{KINDS[kind or 'supervised']}: expected {_expected(kind, columns)}",
-        hint=hints[FORMATS[format].kind],
+        f"{KINDS[wanted]}: expected {_expected(wanted, columns)}",
+        hint=hint,
         exit_code=2,
     )
 

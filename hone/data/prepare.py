@@ -229,11 +229,12 @@ class _Preparation:
                 return None
             self.counts["truncated"] += 1
             sides = fitted(sides, self.max_tokens, self.overlong, self.renderer.begin_ids)
+        if not self._is_trained(sides):
+            return None
         if are_equal(sides):
             self.counts["dropped_equal"] += 1
             return None
-        label = isinstance(example, Judged) and example.label
-        return self._counted(make_tree(sides, label)) if self._is_trained(sides) else None
+        return self._counted(make_tree(sides, isinstance(example, Judged) and example.label))
 
     def _is_trained(self, paths: list[Tokens]) -> bool:
         """Whether each of them has a token to train; counts the sample where not."""
