@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from hone.recipe.data import Data, Evaluation, MixedData, listed
+from hone.recipe.data import Data, Evaluation, MixedData, SampleKind, listed
 from hone.recipe.node import (
     Node,
     PositiveInt,
@@ -298,7 +298,14 @@ class DataStage(TrainingStage):
         return [float(weight) for weight in weights if weight is not None] or None
 
     @property
+    def sample_kind(self) -> SampleKind:
+        """What one sample is; the formats of other kinds are refused."""
+        return "supervised"
+
+    @property
     def trained_part(self) -> Literal["completions", "all"]:
         """Which tokens of a sample are trained."""
+        if self.sample_kind != "supervised":
+            return "completions"
         part: Literal["completions", "all"] = getattr(self, "train_on", "all")
         return part
