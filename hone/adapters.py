@@ -28,7 +28,7 @@ from hone.errors import UserError
 from hone.model_files import NOTHING, Trust
 from hone.models import read_adapter
 from hone.quantisation import has_transposed, read_quantisation
-from hone.recipe.schema import LowRank, QLora
+from hone.recipe.training import LowRank, QLora
 from hone.targets import block_numbers, choose_blocks, choose_targets, find_blocks, linear_layers
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from hone.checkpoints import CheckpointState, find_fault, step_folder
 from hone.metrics import Row
 from hone.models import load_trained
-from hone.recipe.schema import EarlyStopping
+from hone.recipe.data import EarlyStopping
 from hone.training import Training
 
 
@@ -19,12 +19,13 @@ def judge_evaluation(
 ) -> CheckpointState:
     """The state after an evaluation: the best so far, and whether training ends.
 
-    Without a rule the lowest loss is the best. Before step 1 there is nothing to keep.
+    Without a rule the lowest loss is the best, or the highest reward where there is no loss. Before
+    step 1 there is nothing to keep.
     """
     if row["step"] == 0:
         return state
-    value, best = row[rule.metric if rule else "loss"], state.best_value
-    higher = rule is not None and rule.metric == "accuracy"
+    metric = rule.metric if rule else "loss" if "loss" in row else "reward"
+    value, best, higher = row[metric], state.best_value, metric != "loss"
     gain = math.inf if best is None else (value - best if higher else best - value)
     if gain > (rule.min_change if rule else 0.0):
         return replace(state, best_step=row["step"], best_value=value, without_gain=0)

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -29,23 +28,23 @@ from hone.checkpoints import (
     save_checkpoint,
     write_making_room,
 )
+from hone.cutting import in_memory, plan_step
 from hone.device import peak_memory_bytes, reset_peak_memory, seed_torch
 from hone.early_stopping import judge_evaluation
 from hone.errors import UserError
 from hone.files import is_disk_full, room_permitting
-from hone.forest import StepCounts, count_step
-from hone.memory import is_out_of_memory, release_memory
+from hone.forest import Batch, StepCounts, count_step
+from hone.logprobs import Scores
+from hone.memory import is_out_of_memory
 from hone.metrics import MetricsWriter, Row
 from hone.models import first_line, save_model
 from hone.optim import make_schedule, optimizer_tensors, restore_optimizer, set_learning_rate
 from hone.quarantine import QUARANTINE, quarantine, take_back
 from hone.records import Sample
 from hone.signals import StopRequested, check_stop, uninterrupted
-from hone.training import EVALUATION, Training, cut, plan_step
+from hone.training import EVALUATION, Training
 
 OPTIMIZER = "optimizer.safetensors"
-
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -92,9 +91,8 @@ def fit(training: Training, state: CheckpointState) -> CheckpointState:
 class _Loop:
     """The state that lives while a stage trains: how far it is, and its metrics file.
 
-    at_work: the samples of the micro-batch that is computed now. saved: the (step, evaluated) of
-    the checkpoint that is on disk. disk_was_full: the last save failed. torn: the weights are not
-    those of a whole step, or not finite.
+    saved: the (step, evaluated) of the checkpoint that is on disk. disk_was_full: the last save
+    failed. torn: the weights are not those of a whole step, or not finite.
     """
 
     def __init__(
@@ -106,7 +104,6 @@ class _Loop:
         self.began = began
         self.schedule = make_schedule(training.settings, training.total_steps)
         self.parameters = [parameter for _, parameter in training.model.trainable()]
-        self.at_work: list[Sample] = []
         self.saved = (state.step, state.evaluated)
         self.disk_was_full = False
         self.torn = False
@@ -133,12 +130,12 @@ class _Loop:
         reset_peak_memory(model.device)
         samples = training.samples_of(step)
         counts = count_step(samples)
-        sums = self.in_memory(step, lambda: self.accumulate(step, samples, counts))
+        sums = in_memory(training, step, lambda: self.accumulate(step, samples, counts))
         learning_rate = self.schedule(step)
         with uninterrupted():
-            if sums.finite:
+            if sums.finite and samples:
                 self.update(learning_rate)
-            else:
+            elif samples:
                 self.quarantine(step, samples, sums)
             taken = time.perf_counter() - started
             row = {
@@ -151,8 +148,9 @@ class _Loop:
                 "tokens": sums.tokens,
                 "trained_tokens": counts.trained_tokens,
                 "samples": counts.samples,
-                **({} if sums.finite else {"skipped": 1}),
+                **({} if sums.finite and samples else {"skipped": 1}),
                 **sums.metrics,
+                **training.facts_of(step),
                 "step_s": round(taken, 4),
                 "tokens_per_s": round(sums.tokens / taken, 1),
                 "peak_memory_bytes": peak_memory_bytes(model.device),
@@ -168,17 +166,19 @@ class _Loop:
         """Gradients of the whole step, clipped; the parameters stay as they are."""
         training, model, sums = self.training, self.training.model, _Sums()
         training.optimizer.zero_grad(set_to_none=True)
+        samples = training.prepare(samples, step)
         model.module.train()
         for part, indices in enumerate(plan_step(training, samples, step)):
-            self.at_work = [samples[i] for i in indices]
+            training.at_work = [samples[i] for i in indices]
             seed_torch(training.seed, training.stage, step, "dropout", part)
-            batch = model.make_batch(self.at_work, counts=counts, indices=indices)
+            batch = model.make_batch(training.at_work, counts=counts, indices=indices)
             with model.laid_out(batch):
-                output = training.loss(model.logprobs(batch), batch)
+                scores, batch = score(training, batch)
+                output = training.loss(scores.logprobs, batch)
                 output.total.backward()
             loss = output.total.item()
             if not math.isfinite(loss):
-                sums.suspects += [sample.index for sample in self.at_work]
+                sums.suspects += [sample.index for sample in training.at_work]
             sums.loss += loss
             sums.tokens += batch.input_ids.numel()
             for name, value in output.metrics.items():
@@ -210,46 +210,6 @@ class _Loop:
                 hint="give the run more with `memory: {limit: ...}`, or use an optimizer with less "
                 "state, or an adapter",
             ) from error
-
-    # Out of memory
-
-    def in_memory(self, moment: float, work: Callable[[], Result]) -> Result:
-        """Do `work`; where memory runs out, cut smaller from this moment on and do it again from
-        the start.
-        """
-        while True:
-            try:
-                return work()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = first_line(error)
-            # Out of the handler nothing refers to the failed work's tensors any more.
-            self.training.optimizer.zero_grad(set_to_none=True)
-            release_memory(self.training.model.device)
-            self.cut_smaller(moment, reason)
-
-    def cut_smaller(self, moment: float, reason: str) -> None:
-        """Halve the tokens computed at once until what has failed is cut; keep that, then go on."""
-        training, failed = self.training, self.at_work
-        when = f"step {moment}" if moment % 1 == 0 else f"evaluation after step {int(moment)}"
-        tokens = sum(sample.num_tokens for sample in failed)
-        if len(failed) < 2 or training.model.layout == "alone":
-            raise UserError(
-                f"{when}: {training.place_of(failed[0])}, {tokens:,} tokens long, does not fit "
-                f"into the memory even alone: {reason}",
-                hint="give the run more with `memory: {limit: ...}`, lower `max_tokens`, or set "
-                "`gradient_checkpointing: true`",
-            )
-        smaller = training.budget_at(moment)
-        while len(cut(training, failed, smaller)) == 1:
-            smaller //= 2
-        training.smaller_budgets.append((moment, smaller))
-        training.keep_budgets(training.smaller_budgets)
-        training.warn(
-            f"{when}: {tokens:,} tokens at once do not fit into the memory; from here on at most "
-            f"{smaller:,} are computed at once, and the work is done again"
-        )
 
     # Not finite
 
@@ -300,13 +260,13 @@ class _Loop:
 
     def evaluate_if_due(self) -> None:
         """Held-out loss after this step, unless the metrics have it already; keeps the best."""
-        step = self.state.step
-        if self.state.evaluated or not self.training.evaluates_at(step):
+        training, step = self.training, self.state.step
+        if self.state.evaluated or not training.evaluates_at(step):
             return
         row = {
             "step": step,
             "split": "evaluation",
-            **self.in_memory(step + EVALUATION, self.evaluate),
+            **in_memory(training, step + EVALUATION, self.evaluate),
             "time_s": round(time.perf_counter() - self.began, 3),
         }
         with uninterrupted():
@@ -315,29 +275,12 @@ class _Loop:
             self.state = replace(state, evaluated=True)
         self.training.report(row)
 
-    @torch.no_grad()
     def evaluate(self) -> Row:
-        """Mean held-out loss per trained token and the share of them that is the likeliest token;
-        never touches the randomness of training.
-        """
-        training, model, samples = self.training, self.training.model, self.training.held_out
-        model.module.eval()
-        loss = likeliest = 0.0
-        for indices in plan_step(training, samples, self.state.step + EVALUATION):
-            check_stop()
-            self.at_work = [samples[i] for i in indices]
-            batch = model.make_batch(self.at_work, counts=StepCounts(1, 1))
-            with model.laid_out(batch):
-                logprobs, hits = model.scores(batch)
-                loss += training.loss(logprobs, batch).total.item()
-                likeliest += hits.sum().item()
-        counts = count_step(samples)
-        return {
-            "loss": loss / counts.trained_tokens,
-            "accuracy": likeliest / counts.trained_tokens,
-            "trained_tokens": counts.trained_tokens,
-            "samples": counts.samples,
-        }
+        """What the method measures; never touches the randomness of training."""
+        step = self.state.step
+        if self.training.evaluate is not None:
+            return self.training.evaluate(step)
+        return evaluate(self.training, step + EVALUATION)
 
     # What is kept
 
@@ -402,6 +345,47 @@ class _Loop:
         save_file(
             optimizer_tensors(training.optimizer, training.model.trainable()), folder / OPTIMIZER
         )
+
+
+def score(training: Training, batch: Batch) -> tuple[Scores, Batch]:
+    """What the model says about a batch, and the batch as the loss sees it: with the constant
+    `entropy` where the method wants it.
+    """
+    scores = training.model.scores(batch, entropies=training.wants_entropy)
+    if scores.entropies is None:
+        return scores, batch
+    return scores, replace(batch, constants={**batch.constants, "entropy": scores.entropies})
+
+
+@torch.no_grad()
+def evaluate(training: Training, moment: float) -> Row:
+    """The loss on the held-out samples with what it measures besides, and as `accuracy`, where the
+    loss has none of its own, the share of trained tokens that are the likeliest one.
+    """
+    model = training.model
+    model.module.eval()
+    samples = training.prepare(training.held_out, moment)
+    counts = count_step(samples)
+    loss = likeliest = 0.0
+    metrics: dict[str, float] = {}
+    for indices in plan_step(training, samples, moment):
+        check_stop()
+        training.at_work = [samples[i] for i in indices]
+        batch = model.make_batch(training.at_work, counts=counts, indices=indices)
+        with model.laid_out(batch):
+            scores, batch = score(training, batch)
+            output = training.loss(scores.logprobs, batch)
+        loss += output.total.item()
+        likeliest += scores.likeliest.sum().item()
+        for name, value in output.metrics.items():
+            metrics[name] = metrics.get(name, 0.0) + float(value)
+    return {
+        "loss": loss,
+        "accuracy": likeliest / counts.trained_tokens,
+        **metrics,
+        "trained_tokens": counts.trained_tokens,
+        "samples": counts.samples,
+    }
 
 
 def find_start(training_folder: Path, warn: Callable[[str], None]) -> Path | None:

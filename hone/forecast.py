@@ -15,7 +15,7 @@ from hone.checkpoints import folder_bytes
 from hone.device import choose_precision
 from hone.errors import UserError
 from hone.memory import in_words
-from hone.recipe.schema import Full, QLora, Sft, TrainingStage
+from hone.recipe.training import Full, QLora, TrainingStage
 from hone.training import Training
 
 # Bytes of state for each trained parameter, at least and at most. AdamW keeps two means in fp32, in
@@ -49,7 +49,7 @@ def check_memory(
 
     model: the stage's base, which may be without weights.
     """
-    adapter = settings.adapter if isinstance(settings, Sft) else Full()
+    adapter = settings.trains
     count = sum(parameter.numel() for parameter in model.parameters())
     if isinstance(adapter, Full):
         trained = count if adapter.layers == "all" else 0

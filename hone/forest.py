@@ -4,11 +4,12 @@ A step's samples are cut into micro-batches between trees (`plan_micro_batches`)
 one micro-batch out. The engine reads `Batch`; the attention reads its spans. Nothing here knows the
 model or the method.
 
-Shapes: R rows, T tokens a row, P trained positions.
+Shapes: R rows, T tokens a row, P trained positions, C completions (segments with trained tokens).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -37,11 +38,12 @@ class Span:
 @dataclass(frozen=True)
 class StepCounts:
     """What the sums of a step are divided by: counted over all its micro-batches before the first
-    forward.
+    forward. completions: segments with trained tokens.
     """
 
     trained_tokens: int
     samples: int
+    completions: int
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Batch:
     input_ids, position_ids: (R, T). attention_mask: (R, T) for the padded layout, None for the
     forest. spans: the segments of the forest's single row. sources_P: flat index (row * T + column)
     of the hidden state that predicts targets_P. samples_P: which of the step's samples a position
-    belongs to.
+    belongs to. segments_P: which segment of that sample. constants: by name, (P,), what the
+    segments carry for the loss.
 
     Example: the prompt [1, 2] with completions [3, 4] and [5] is the row [1, 2, 3, 4, 5] with
     position_ids [0, 1, 2, 3, 2], sources_P [1, 2, 1] and targets_P [3, 4, 5].
@@ -64,16 +67,39 @@ class Batch:
     sources_P: torch.Tensor
     targets_P: torch.Tensor
     samples_P: torch.Tensor
+    segments_P: torch.Tensor
     counts: StepCounts
+    constants: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
+        here = {each.name: getattr(self, each.name) for each in fields(self)}
         moved = {
             name: value.to(device)
-            for name, value in vars(self).items()
+            for name, value in here.items()
             if isinstance(value, torch.Tensor)
         }
-        return Batch(**{**vars(self), **moved})
+        constants = {name: value.to(device) for name, value in self.constants.items()}
+        return Batch(**{**here, **moved, "constants": constants})
+
+    @cached_property
+    def completions_P(self) -> torch.Tensor:
+        """(P,) which of this batch's C completions a position belongs to: they are numbered by
+        sample and, in it, by segment.
+        """
+        segments = int(self.segments_P.max()) + 1 if len(self.segments_P) else 1
+        numbers = self.samples_P * segments + self.segments_P
+        return torch.unique(numbers, return_inverse=True)[1]
+
+    @property
+    def num_completions(self) -> int:
+        """C, the completions of this batch."""
+        return int(self.completions_P.max()) + 1 if len(self.completions_P) else 0
+
+    def sum_completions(self, values_P: torch.Tensor) -> torch.Tensor:
+        """(C,) the sum of `values_P` over each completion."""
+        sums = torch.zeros(self.num_completions, dtype=values_P.dtype, device=values_P.device)
+        return sums.index_add(0, self.completions_P, values_P)
 
 
 def path_to(segments: Sequence[Segment], index: int) -> list[int]:
@@ -100,22 +126,23 @@ def is_target(segment: Segment, has_past: bool) -> np.ndarray:
     return np.concatenate(([False], trained[1:]))
 
 
-def count_targets(sample: Sample) -> int:
-    """Trained tokens of one sample that the loss sees."""
+def count_targets(sample: Sample) -> list[int]:
+    """Trained tokens of each segment that the loss sees."""
     segments = sample.segments
-    return sum(
+    return [
         int(
             is_target(
                 segment, any(len(segments[i].tokens) for i in path_to(segments, n)[:-1])
             ).sum()
         )
         for n, segment in enumerate(segments)
-    )
+    ]
 
 
 def count_step(samples: Sequence[Sample]) -> StepCounts:
     """The denominators of a step with these samples."""
-    return StepCounts(sum(count_targets(sample) for sample in samples), len(samples))
+    counted = [count for sample in samples for count in count_targets(sample)]
+    return StepCounts(sum(counted), len(samples), sum(count > 0 for count in counted))
 
 
 def plan_micro_batches(
@@ -151,11 +178,15 @@ class _Row:
     sources: list[np.ndarray] = field(default_factory=list)
     targets: list[np.ndarray] = field(default_factory=list)
     samples: list[np.ndarray] = field(default_factory=list)
+    segments: list[np.ndarray] = field(default_factory=list)
+    constants: list[dict[str, np.ndarray]] = field(default_factory=list)
     length: int = 0
 
-    def add(self, segment: Segment, *, offset: int, before: int, sample: int, train: bool) -> int:
+    def add(
+        self, segment: Segment, *, offset: int, before: int, place: tuple[int, int], train: bool
+    ) -> int:
         """Lay one segment down. `before` is the index of the token that predicts its first one, -1
-        for none.
+        for none. place: numbers of sample and segment.
         """
         length, start = len(segment.tokens), self.length
         self.tokens.append(np.asarray(segment.tokens, dtype=np.int64))
@@ -164,7 +195,11 @@ class _Row:
             chosen = np.flatnonzero(is_target(segment, before >= 0))
             self.sources.append(np.where(chosen == 0, before, start + chosen - 1))
             self.targets.append(np.asarray(segment.tokens, dtype=np.int64)[chosen])
-            self.samples.append(np.full(len(chosen), sample))
+            self.samples.append(np.full(len(chosen), place[0]))
+            self.segments.append(np.full(len(chosen), place[1]))
+            if len(chosen):
+                carried = segment.constants.items()
+                self.constants.append({name: value[chosen] for name, value in carried})
         self.length += length
         return start
 
@@ -177,7 +212,7 @@ def _lay_forest(row: _Row, sample: Sample, index: int) -> Iterator[Span]:
         path = path_to(sample.segments, n)[:-1]
         offset = sum(len(sample.segments[i].tokens) for i in path)
         before = last[segment.parent] if segment.parent >= 0 else -1
-        start = row.add(segment, offset=offset, before=before, sample=index, train=True)
+        start = row.add(segment, offset=offset, before=before, place=(index, n), train=True)
         starts.append(start)
         last.append(start + len(segment.tokens) - 1 if len(segment.tokens) else before)
         if len(segment.tokens):
@@ -202,7 +237,7 @@ def _lay_paths(sample: Sample, index: int) -> Iterator[_Row]:
                 sample.segments[n],
                 offset=offset,
                 before=offset - 1,
-                sample=index,
+                place=(index, n),
                 train=n not in seen,
             )
             seen.add(n)
@@ -237,7 +272,7 @@ def make_batch(
     ]
     if rest := -row.length % multiple:
         filling = Segment(np.zeros(rest, dtype=np.int32), np.zeros(rest, dtype=bool))
-        spans.append(Span(row.add(filling, offset=0, before=-1, sample=-1, train=False), rest))
+        spans.append(Span(row.add(filling, offset=0, before=-1, place=(-1, -1), train=False), rest))
     return _stack([row], tuple(spans), counts, masked=False)
 
 
@@ -264,5 +299,18 @@ def _stack(rows: list[_Row], spans: tuple[Span, ...], counts: StepCounts, *, mas
         sources_P=joined(sources),
         targets_P=joined([part for row in rows for part in row.targets]),
         samples_P=joined([part for row in rows for part in row.samples]),
+        segments_P=joined([part for row in rows for part in row.segments]),
         counts=counts,
+        constants=_join_constants([part for row in rows for part in row.constants]),
     )
+
+
+def _join_constants(parts: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
+    """What the segments carry, laid out as their targets; every one with targets has the same
+    names.
+    """
+    names = parts[0].keys() if parts else ()
+    assert all(part.keys() == names for part in parts), "segments carry different constants"
+    return {
+        name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in names
+    }

@@ -34,7 +34,7 @@ from hone.device import Precision
 from hone.errors import UserError
 from hone.forest import ROW_MULTIPLE, Batch, count_step, make_batch
 from hone.hub import find_model
-from hone.logprobs import Head, compute_scores
+from hone.logprobs import Head, Scores, compute_scores
 from hone.memory import is_out_of_memory, usable_memory_bytes
 from hone.model_files import (
     ADAPTER,
@@ -52,7 +52,7 @@ from hone.model_files import (
     uses_pickle,
 )
 from hone.quantisation import quantise, write_quantisation
-from hone.recipe.schema import TrainingStage
+from hone.recipe.training import TrainingStage
 from hone.records import Sample, Segment
 from hone.stacking import is_stacked, restore_new, save_stacked
 
@@ -112,15 +112,16 @@ class LanguageModel:
 
     def logprobs(self, batch: Batch) -> torch.Tensor:
         """Log-probability of each trained token, (P,); call inside `laid_out`."""
-        return self.scores(batch)[0]
+        return self.scores(batch).logprobs
 
-    def scores(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities, (P,), and without gradients also whether each token is the likeliest,
-        (P,) bool; call inside `laid_out`.
+    def scores(self, batch: Batch, *, entropies: bool = False) -> Scores:
+        """The same with what is known besides, entropies only where asked for; call inside
+        `laid_out`.
         """
         hidden = self.hidden(batch)
         chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.sources_P)
-        return compute_scores(chosen, batch.targets_P, self.head, dtype=self.precision.compute)
+        dtype = self.precision.compute
+        return compute_scores(chosen, batch.targets_P, self.head, dtype, entropies=entropies)
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Final hidden states (R, T, D), the last norm included."""

@@ -13,7 +13,7 @@ from transformers.optimization import Adafactor as TransformersAdafactor
 
 from hone.errors import UserError
 from hone.quantisation import import_bitsandbytes
-from hone.recipe.schema import Adafactor, AdamW, AdamW8bit, Optimizer, TrainingStage, WarmUp
+from hone.recipe.training import Adafactor, AdamW, AdamW8bit, Optimizer, TrainingStage, WarmUp
 
 _SHARED = ("|qmap1", "|qmap2")  # what the 8-bit numbers of AdamW8bit stand for
 

@@ -5,7 +5,8 @@ supervised data it has a single segment. Preference and policy samples hang seve
 one prompt.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,7 +16,8 @@ class Segment:
     """A run of tokens that stands right after its parent's last token.
 
     tokens: (L,) int32 ids. trained: (L,) bool, True where the token is a target of the loss.
-    parent: index of the parent segment in the sample, -1 for the root.
+    parent: index of the parent segment in the sample, -1 for the root. constants: by name, (L,)
+    numbers that travel with the tokens to the loss (log-probabilities of a reference, advantages).
 
     Example: Segment(tokens=array([5, 6, 7]), trained=array([False, True, True]), parent=-1)
     """
@@ -23,6 +25,7 @@ class Segment:
     tokens: np.ndarray
     trained: np.ndarray
     parent: int = -1
+    constants: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

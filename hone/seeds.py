@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from hone.recipe.schema import BatchSize
+from hone.recipe.training import BatchSize
 
 Indices = npt.NDArray[np.int64]
 

@@ -1,26 +1,33 @@
-"""What one stage's training needs, and how its steps are cut into micro-batches.
+"""What one stage's training needs.
 
-Made by the stages, used up by `fit.py`. Left out: what happens in a step.
+Made by the stages, used up by `fit.py`. Left out: what happens in a step, and how one is cut into
+micro-batches (cutting.py).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
-from hone.forest import plan_micro_batches
 from hone.losses import LossFunction
 from hone.metrics import Row
 from hone.models import LanguageModel
-from hone.recipe.schema import EarlyStopping, TrainingStage
+from hone.recipe.data import EarlyStopping
+from hone.recipe.training import TrainingStage
 from hone.records import Sample
 
+BEFORE = 0.0  # the moment of what is computed before anything is trained
 EVALUATION = 0.5  # an evaluation comes half a step after its step
 
 
 def _ignore(*_: object) -> None:
     """For whoever does not want to be told."""
+
+
+def _missing(*_: object) -> NoReturn:
+    raise AssertionError("the stage's method has to give `fit` its loss and its samples")
 
 
 @dataclass
@@ -29,24 +36,35 @@ class Training:
 
     samples_of: the samples of step 1, 2, ...; held_out: the samples of evaluations, empty for none.
     smaller_budgets: (moment, tokens), from then on at most so many tokens at once instead of
-    `token_budget`; the moment is a step, or 6.5 for the evaluation after step 6. keep_budgets is
-    given all of them before a new one is used. place_of: where a
+    `token_budget`; the moment is a step, 6.5 for the evaluation after step 6, or 0 for what comes
+    before the first. keep_budgets is given all of them before a new one is used. place_of: where a
     sample came from, in words. conceal: hides in what is saved what the recipe took from the
     environment.
+
+    prepare: what the loss needs besides, put onto a step's or an evaluation's samples with the
+    weights as they are (samples, moment). facts_of: what a method adds to the row of a step.
+    evaluate: the evaluation after a step, where it is not the loss on `held_out`. wants_entropy:
+    whether the batches carry the constant `entropy` to the loss. at_work: the samples of the
+    micro-batch that is computed now.
     """
 
     model: LanguageModel
     optimizer: torch.optim.Optimizer
-    loss: LossFunction
     settings: TrainingStage
     folder: Path
     seed: int
     stage: int
     total_steps: int
-    samples_of: Callable[[int], Sequence[Sample]]
-    held_out: Sequence[Sample]
     token_budget: int
     epoch_of: Callable[[int], float]
+    loss: LossFunction = _missing
+    samples_of: Callable[[int], Sequence[Sample]] = _missing
+    held_out: Sequence[Sample] = ()
+    prepare: Callable[[Sequence[Sample], float], Sequence[Sample]] = lambda samples, _: samples
+    facts_of: Callable[[int], Row] = lambda _: {}
+    evaluate: Callable[[int], Row] | None = None
+    wants_entropy: bool = False
+    at_work: Sequence[Sample] = ()
     report: Callable[[Row], None] = _ignore
     warn: Callable[[str], None] = _ignore
     conceal: Callable[[str], str] = str
@@ -77,18 +95,3 @@ class Training:
         if step == 0:
             return evaluation.before
         return step % evaluation.every == 0 or step == self.total_steps
-
-
-def plan_step(training: Training, samples: Sequence[Sample], moment: float) -> list[list[int]]:
-    """How a step, or an evaluation, is cut into micro-batches: by its samples, the layout and the
-    budget of that moment.
-    """
-    return cut(training, samples, training.budget_at(moment))
-
-
-def cut(training: Training, samples: Sequence[Sample], token_budget: int) -> list[list[int]]:
-    """Micro-batches of at most `token_budget` tokens, as the model's layout needs them."""
-    layout = training.model.layout
-    return plan_micro_batches(
-        samples, token_budget, padded=layout != "forest", alone=layout == "alone"
-    )

@@ -9,7 +9,7 @@ from peft.tuners.lora.layer import LoraLayer
 from hone.adapters import add_lora, use_fast_forward
 from hone.errors import UserError
 from hone.quantisation import quantise
-from hone.recipe.schema import Lora, QLora
+from hone.recipe.training import Lora, QLora
 from tests.test_models import distance, engine_loss, gradients, joined, plain_loss
 from tests.tiny import FOREST, make_model, random_samples
 

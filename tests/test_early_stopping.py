@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from hone.checkpoints import CheckpointState, list_checkpoints, read_state
 from hone.early_stopping import judge_evaluation
 from hone.metrics import read_metrics
-from hone.recipe.schema import EarlyStopping
+from hone.recipe.data import EarlyStopping
 from tests.workbench import NEW_MODEL, fingerprint, hone, kill, start
 
 RECIPE = (

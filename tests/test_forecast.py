@@ -6,7 +6,8 @@ import torch
 from hone.errors import UserError
 from hone.forecast import check_memory
 from hone.optim import make_optimizer, optimizer_tensors
-from hone.recipe.schema import SGD, Adafactor, AdamW, AdamW8bit, Full, Lora, QLora, Sft
+from hone.recipe.schema import Sft
+from hone.recipe.training import SGD, Adafactor, AdamW, AdamW8bit, Full, Lora, QLora
 from tests.tiny import make_model
 
 CPU = torch.device("cpu")

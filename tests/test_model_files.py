@@ -32,7 +32,7 @@ from hone.errors import UserError
 from hone.model_files import CONFIG, INDEX, PICKLE, PICKLE_INDEX, WHOLE, Trust
 from hone.models import load_tokenizer, read_weights, save_model
 from hone.recipe.load import LoadedRecipe, load_recipe
-from hone.recipe.schema import Lora
+from hone.recipe.training import Lora
 from hone.runs import create_run
 from hone.sampling import load_artifact
 from hone.stages.run import check_recipe, run_recipe

@@ -21,7 +21,9 @@ from hone.optim import (
     set_learning_rate,
     warmup_steps,
 )
-from hone.recipe.schema import SGD, Adafactor, AdamW, AdamW8bit, Data, Sft, WarmUp
+from hone.recipe.data import Data
+from hone.recipe.schema import Sft
+from hone.recipe.training import SGD, Adafactor, AdamW, AdamW8bit, WarmUp
 
 pytestmark = pytest.mark.quick
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from hone.recipe.schema import BatchSize
+from hone.recipe.training import BatchSize
 from hone.seeds import Mixture, Order, apportion, derive_seed, shuffle
 
 pytestmark = pytest.mark.quick

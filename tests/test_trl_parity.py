@@ -25,7 +25,9 @@ from hone.fit import Training, fit
 from hone.losses import LOSSES, LossFunction, LossOutput
 from hone.models import join_model
 from hone.optim import make_optimizer
-from hone.recipe.schema import SGD, AdamW, BatchSize, Checkpoint, Data, Lora, Optimizer, Sft
+from hone.recipe.data import Data
+from hone.recipe.schema import Sft
+from hone.recipe.training import SGD, AdamW, BatchSize, Checkpoint, Lora, Optimizer
 from hone.records import Sample, Segment
 from tests.tiny import VOCABULARY, make_model, random_segment
 

@@ -16,7 +16,7 @@ from hone.device import Precision
 from hone.errors import UserError
 from hone.models import LanguageModel, load_trained, read_weights, save_model
 from hone.optim import decays, make_optimizer
-from hone.recipe.schema import AdamW, Full, Lora, QLora
+from hone.recipe.training import AdamW, Full, Lora, QLora
 from hone.records import Sample, Segment
 from hone.sampling import load_artifact
 from hone.stages.start import Start, build_model, merge

@@ -11,7 +11,7 @@ from hone.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from hone.choosing import SamplingSettings
-    from hone.recipe.schema import Data
+    from hone.recipe.data import Data
 
 RUNS_FOLDER = Path("runs")
 
@@ -27,7 +27,7 @@ def data_of(path: str, format: str, columns: Sequence[str]) -> "Data":
     """A data source as the options of a command describe it. Raises UserError."""
     from typing import get_args
 
-    from hone.recipe.schema import Columns, Data
+    from hone.recipe.data import Columns, Data
 
     formats = get_args(Data.model_fields["format"].annotation)
     if format not in formats:

@@ -105,7 +105,7 @@ def format_of(data: str) -> str | None:
     from hone.data.formats import recognise
     from hone.data.rows import Row
     from hone.data.sources import open_source
-    from hone.recipe.schema import Data
+    from hone.recipe.data import Data
 
     try:
         row = next(open_source(data).rows(), None)

@@ -17,7 +17,7 @@ from hone.device import seed_torch
 from hone.doctor.computing import compute_step, plain_logprobs
 from hone.doctor.findings import Check, compare, logprob_distance, logprob_limit
 from hone.models import LanguageModel, save_model
-from hone.recipe.schema import Lora
+from hone.recipe.training import Lora
 from hone.records import Sample
 from hone.stages.start import merge
 

@@ -40,7 +40,7 @@ from hone.doctor.samples import (
 from hone.doctor.template import template_checks
 from hone.hub import find_model
 from hone.models import LanguageModel, join_model, load_tokenizer, read_weights
-from hone.recipe.schema import Full
+from hone.recipe.training import Full
 from hone.records import Sample
 from hone.stages.start import Start, build_model, check_start, own_base
 

@@ -18,7 +18,9 @@ from hone.fit import fit, restore
 from hone.losses import LOSSES
 from hone.metrics import canonical_metrics
 from hone.optim import make_optimizer
-from hone.recipe.schema import Checkpoint, Data, Lora, Sft
+from hone.recipe.data import Data
+from hone.recipe.schema import Sft
+from hone.recipe.training import Checkpoint, Lora
 from hone.records import Sample
 from hone.stages.start import Start, build_model
 from hone.training import Training

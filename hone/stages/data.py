@@ -16,12 +16,20 @@ from hone.data.chat import Renderer
 from hone.data.duplicates import find_repeats
 from hone.data.joined import Joined, join
 from hone.data.prepare import prepare
-from hone.data.prepared import Prepared, split_held_out
+from hone.data.prepared import LEFT_OUT, Prepared, split_held_out
 from hone.errors import UserError
 from hone.optim import warmup_steps
-from hone.recipe.schema import Data, Sft, TrainingStage
+from hone.recipe.data import Data
+from hone.recipe.training import DataStage
 from hone.records import Sample
+from hone.sampling import Rendering
 from hone.seeds import Indices, Mixture, Order, apportion, shuffle
+
+# What the preparation did to rows, told where it happened.
+TOLD = (
+    *("truncated", "split_turns", "split_overlong"),
+    *LEFT_OUT,
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class StageData:
     per_epoch: for each data set, its samples in an epoch.
     """
 
+    settings: DataStage
     prepared: Joined
     training: SampleView
     held_out: SampleView
@@ -58,9 +67,42 @@ class StageData:
     total_steps: int
     per_epoch: tuple[int, ...]
 
+    def samples_of(self, step: int) -> list[Sample]:
+        """The samples of step 1, 2, ..."""
+        return [self.training[int(i)] for i in self.order.samples_of(step)]
+
+    def epoch_of(self, step: int) -> float:
+        """Passes over the training samples after a step."""
+        return self.order.epoch_of(step)
+
     def place_of(self, sample: Sample) -> str:
         """Where a training sample came from: file and line, or data set and row."""
         return self.prepared.place(sample.index)
+
+    @property
+    def rendering(self) -> Rendering:
+        """How prompts are rendered, saved with the result."""
+        shown = self.prepared
+        return Rendering(shown.plain, shown.template, shown.date, shown.end_token_ids)
+
+    def check(self, rows: int) -> None:
+        """Raises UserError for a sample with a token that a model of so many embeddings cannot
+        read.
+        """
+        check_ids(self, rows)
+
+    def describe(self) -> list[str]:
+        """Samples and what was left out of them, line by line."""
+        report = self.prepared.report
+        counted = "".join(
+            f", {name.replace('_', ' ')} {report[name]:,}" for name in TOLD if report[name]
+        )
+        return [
+            f"{len(self.training):,} samples, {len(self.held_out):,} held out, "
+            f"{report['trained_tokens']:,} of {report['tokens']:,} tokens trained{counted}",
+            *describe_sets(self.settings, self),
+            *describe_repeats(self),
+        ]
 
 
 def named(name: str, sources: Sequence[Data]) -> Iterator[tuple[str, Data]]:
@@ -71,7 +113,7 @@ def named(name: str, sources: Sequence[Data]) -> Iterator[tuple[str, Data]]:
         yield f"{name}[{index}]" if len(sources) > 1 else name, data
 
 
-def held_out_sources(settings: TrainingStage, prepared: Joined) -> list[Data]:
+def held_out_sources(settings: DataStage, prepared: Joined) -> list[Data]:
     """The sources of held-out samples, if they have some of their own; rendered as the training
     data, `prepared`, unless they name a template.
     """
@@ -83,7 +125,7 @@ def held_out_sources(settings: TrainingStage, prepared: Joined) -> list[Data]:
 
 
 def prepare_data(
-    settings: TrainingStage,
+    settings: DataStage,
     data: Data,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -96,21 +138,22 @@ def prepare_data(
         tokenizer,
         max_tokens=settings.max_tokens,
         overlong=settings.overlong,
-        train_on=settings.train_on if isinstance(settings, Sft) else "all",
+        train_on=settings.trained_part,
+        kind=settings.sample_kind,
         progress=progress,
         date=date,
     )
 
 
 def prepare_training(
-    settings: TrainingStage, tokenizer: PreTrainedTokenizerBase, *, date: str
+    settings: DataStage, tokenizer: PreTrainedTokenizerBase, *, date: str
 ) -> Joined:
     """All of a stage's training data, tokenised or from the cache."""
     return _join(settings, lambda _, data: prepare_data(settings, data, tokenizer, date=date))
 
 
 def prepare_sources(
-    settings: TrainingStage, prepare_one: Callable[[str, Data], Prepared]
+    settings: DataStage, prepare_one: Callable[[str, Data], Prepared]
 ) -> tuple[Joined, Joined | None]:
     """A stage's training and held-out data, each set prepared by `prepare_one` from its name and
     description; None where there are no data of their own to hold out.
@@ -138,15 +181,13 @@ def check_ids(data: StageData, rows: int) -> None:
             )
 
 
-def _join(settings: TrainingStage, prepare_one: Callable[[str, Data], Prepared]) -> Joined:
+def _join(settings: DataStage, prepare_one: Callable[[str, Data], Prepared]) -> Joined:
     sources = settings.data_sets
     sets = [prepare_one(*each) for each in named("data", sources)]
     return join(sets, [data.path for data in sources])
 
 
-def result_template(
-    settings: TrainingStage, tokenizer: PreTrainedTokenizerBase, *, date: str
-) -> str:
+def result_template(settings: DataStage, tokenizer: PreTrainedTokenizerBase, *, date: str) -> str:
     """The chat template that a stage saves with its result."""
     found = {Renderer(tokenizer, data.template).template for data in settings.data_sets}
     if len(found) == 1:
@@ -155,7 +196,7 @@ def result_template(
 
 
 def split_data(
-    settings: TrainingStage, prepared: Joined, evaluation: Joined | None, seed: int, stage: int
+    settings: DataStage, prepared: Joined, evaluation: Joined | None, seed: int, stage: int
 ) -> StageData:
     """Training samples with their order, held-out samples, and the number of steps."""
     asked = settings.evaluation
@@ -176,7 +217,7 @@ def split_data(
     warmup_steps(settings, steps)
     view = SampleView(prepared, everything)
     per_epoch = mixture.counts if mixture else tuple(map(len, training))
-    return StageData(prepared, view, held_out, order, steps, per_epoch)
+    return StageData(settings, prepared, view, held_out, order, steps, per_epoch)
 
 
 def draw_held_out(prepared: Joined, share: float, seed: int) -> tuple[list[Indices], Indices]:
@@ -214,7 +255,7 @@ def _evaluation_order(evaluation: Joined, seed: int) -> Indices:
     return np.arange(len(evaluation), dtype=np.int64)
 
 
-def _mixture(settings: TrainingStage, sizes: list[int]) -> Mixture | None:
+def _mixture(settings: DataStage, sizes: list[int]) -> Mixture | None:
     """What an epoch is made of, where the data sets have weights."""
     weights = settings.weights
     if weights is None:
@@ -232,7 +273,7 @@ def _mixture(settings: TrainingStage, sizes: list[int]) -> Mixture | None:
     return Mixture(tuple(sizes), tuple(counts))
 
 
-def describe_sets(settings: TrainingStage, data: StageData) -> list[str]:
+def describe_sets(settings: DataStage, data: StageData) -> list[str]:
     """A line for each of several data sets: its samples, and its share of an epoch."""
     if len(data.per_epoch) == 1:
         return []

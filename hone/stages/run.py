@@ -20,7 +20,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from hone.architecture import first_line
 from hone.checkpoints import find_fault, write_folder
 from hone.data.joined import Joined
-from hone.data.prepared import Prepared, default_cache_folder
+from hone.data.prepared import LEFT_OUT, Prepared, default_cache_folder
 from hone.data.tokenizer_texts import texts_of, tokenizer_key
 from hone.data.tokenizer_training import train_tokenizer
 from hone.device import (
@@ -37,16 +37,10 @@ from hone.memory import check_limit, in_words, is_out_of_memory, limit_bytes, us
 from hone.model_files import NOTHING, Trust
 from hone.models import load_tokenizer, new_model, save_model
 from hone.optim import describe_cut_warmup
+from hone.recipe.data import Data
 from hone.recipe.load import LoadedRecipe
-from hone.recipe.schema import (
-    AdamW8bit,
-    Data,
-    Full,
-    NewModel,
-    QLora,
-    Recipe,
-    TrainedTokenizer,
-)
+from hone.recipe.schema import NewModel, Recipe, Stage, TrainedTokenizer
+from hone.recipe.training import AdamW8bit, DataStage, Full, QLora
 from hone.runs import Run
 from hone.sampling import Artifact, load_artifact
 from hone.stages.data import (
@@ -59,9 +53,9 @@ from hone.stages.data import (
     result_template,
     split_data,
 )
+from hone.stages.methods import WORK
 from hone.stages.progress import StageProgress
 from hone.stages.start import Start, check_adapters, check_start
-from hone.stages.supervised import SupervisedStage, adapter_of
 from hone.stages.surroundings import lock_device
 from hone.trackers import check_trackers
 from hone.trackers.supervise import tracked
@@ -108,7 +102,7 @@ def run_recipe(
             check_memory(check_start(start), stage.settings, device, limit)
             run.event("stage", stage=index + 1, method=stage.method)
             last_step = until[1] if until and until[0] == index + 1 else None
-            work = SupervisedStage(run, recipe, index, console, last_step)
+            work = WORK[stage.method](run, recipe, index, console, last_step)
             start = work.execute(start, device)
 
 
@@ -198,16 +192,28 @@ def stage_tokenizer(loaded: LoadedRecipe, index: int) -> PreTrainedTokenizerBase
     tokenizer = base_tokenizer(recipe.model, Trust.of(recipe.trust))
     for before in recipe.stages[:index]:  # each stage saves its tokens and template with its result
         add_tokens(tokenizer, before.settings.add_tokens)
-        tokenizer.chat_template = result_template(before.settings, tokenizer, date=today())
+        if isinstance(before.settings, DataStage):
+            tokenizer.chat_template = result_template(before.settings, tokenizer, date=today())
     add_tokens(tokenizer, recipe.stages[index].settings.add_tokens)
     return tokenizer
+
+
+def data_settings(stage: Stage) -> DataStage:
+    """The settings of a stage that learns from prepared data. Raises UserError for another one."""
+    if isinstance(stage.settings, DataStage):
+        return stage.settings
+    raise UserError(
+        f"a `{stage.method}` stage has no samples to look at: it makes them while it trains",
+        hint="name another one with --stage N",
+        exit_code=2,
+    )
 
 
 def prepare_stage(loaded: LoadedRecipe, index: int) -> tuple[Joined, PreTrainedTokenizerBase]:
     """The tokenised data of a stage as a run would see it today."""
     quieten_libraries()
     tokenizer = stage_tokenizer(loaded, index)
-    settings = loaded.recipe.stages[index].settings
+    settings = data_settings(loaded.recipe.stages[index])
     return prepare_training(settings, tokenizer, date=today()), tokenizer
 
 
@@ -216,6 +222,7 @@ class PreparedSource:
     """A data set of a stage. name: `data`, `data[1]`, `evaluation`. made: it was tokenised now."""
 
     stage: str
+    settings: DataStage
     name: str
     data: Data
     prepared: Prepared
@@ -226,13 +233,15 @@ def prepare_recipe(loaded: LoadedRecipe, console: Console) -> list[PreparedSourc
     """Tokenise the data of all stages into the cache, with a progress bar for each set."""
     quieten_libraries()
     found: list[PreparedSource] = []
-    for index in range(len(loaded.recipe.stages)):
-        found += _prepare_with_bars(loaded, index, console)
+    for index, stage in enumerate(loaded.recipe.stages):
+        if isinstance(stage.settings, DataStage):
+            found += _prepare_with_bars(loaded, index, console)
     return found
 
 
 def _prepare_with_bars(loaded: LoadedRecipe, index: int, console: Console) -> list[PreparedSource]:
     stage = loaded.recipe.stages[index]
+    settings = data_settings(stage)
     title = f"{index + 1} {stage.method}"
     tokenizer = stage_tokenizer(loaded, index)
     found: list[PreparedSource] = []
@@ -245,11 +254,11 @@ def _prepare_with_bars(loaded: LoadedRecipe, index: int, console: Console) -> li
                 batches.append(done)
                 bar.advance_to(done, total)
 
-            prepared = prepare_data(stage.settings, data, tokenizer, date=today(), progress=advance)
-        found.append(PreparedSource(title, name, data, prepared, made=bool(batches)))
+            prepared = prepare_data(settings, data, tokenizer, date=today(), progress=advance)
+        found.append(PreparedSource(title, settings, name, data, prepared, made=bool(batches)))
         return prepared
 
-    prepare_sources(stage.settings, prepare_one)
+    prepare_sources(settings, prepare_one)
     return found
 
 
@@ -298,7 +307,7 @@ def check_stage(loaded: LoadedRecipe, index: int, rows: int | None) -> list[str]
 
     rows: the embeddings that the model has, None where that is not known yet.
     """
-    settings = loaded.recipe.stages[index].settings
+    settings = data_settings(loaded.recipe.stages[index])
     tokenizer = stage_tokenizer(loaded, index)
     prepared, held_out = prepare_sources(
         settings, lambda _, data: prepare_data(settings, data, tokenizer, date=today())
@@ -307,7 +316,7 @@ def check_stage(loaded: LoadedRecipe, index: int, rows: int | None) -> list[str]
     if rows is not None:
         check_ids(data, rows)
     counts = prepared.report
-    left_out = counts["dropped_overlong"] + counts["dropped_untrained"] + counts["skipped_rows"]
+    left_out = sum(counts[name] for name in LEFT_OUT)
     return [
         f"{counts['samples']:,} samples, {counts['tokens']:,} tokens, "
         f"{counts['trained_tokens']:,} trained, {counts['truncated']:,} truncated, "
@@ -333,12 +342,12 @@ def check_model(recipe: Recipe) -> PreTrainedModel:
     else:
         start = Start.at(recipe.model, trust)
         model = check_start(start)
-    check_adapters(model, start, [adapter_of(stage.settings) for stage in recipe.stages])
+    check_adapters(model, start, [stage.settings.trains for stage in recipe.stages])
     device = choose_device(recipe.device)
     limit = limit_bytes(recipe.memory, device)
     for stage in recipe.stages:
         check_memory(model, stage.settings, device, limit)
-        if stage.settings.add_tokens and not isinstance(adapter_of(stage.settings), Full):
+        if stage.settings.add_tokens and not isinstance(stage.settings.trains, Full):
             check_rows(model)
     return model
 
@@ -346,7 +355,7 @@ def check_model(recipe: Recipe) -> PreTrainedModel:
 def check_extras(recipe: Recipe) -> None:
     """Raises UserError where the recipe asks for a package that is not installed."""
     for stage in recipe.stages:
-        if isinstance(adapter_of(stage.settings), QLora):
+        if isinstance(stage.settings.trains, QLora):
             check_extra("bitsandbytes", "`adapter.type: qlora`")
         if isinstance(stage.settings.optimizer, AdamW8bit):
             check_extra("bitsandbytes", "`optimizer.type: adamw_8bit`")

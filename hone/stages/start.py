@@ -31,7 +31,7 @@ from hone.models import (
     save_model,
 )
 from hone.quantisation import read_quantisation
-from hone.recipe.schema import Full, LowRank, QLora
+from hone.recipe.training import Full, LowRank, QLora
 from hone.sampling import base_of_adapter
 from hone.stacking import restore_new, stack
 from hone.targets import choose_blocks, describe_targets, train_blocks

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hone.data.prepare import prepare
 from hone.data.sources import READERS
 from hone.errors import UserError
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 from tests.data.tokenizers import shared
 from tests.fuzz import Change, broken, changed, changes, command, examples, soon
 

@@ -8,7 +8,7 @@ from hone.data.chat import Renderer
 from hone.data.formats import Conversation, recognise
 from hone.data.rows import RowError
 from hone.errors import UserError
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 from tests.data.test_chat import trained_runs
 from tests.data.tokenizers import LLAMA3, byte_level, sentencepiece, shared, swallowing, unigram
 

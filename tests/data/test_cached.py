@@ -10,7 +10,7 @@ import pytest
 from hone.data.cached import list_entries, remove
 from hone.data.prepare import open_prepared, prepare
 from hone.data.prepared import Prepared
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 from tests.data.tokenizers import ZEPHYR, shared
 
 pytestmark = pytest.mark.quick

@@ -12,7 +12,7 @@ from hone.data import duplicates
 from hone.data.duplicates import find_repeats, hashes_of
 from hone.data.joined import Joined
 from hone.data.prepare import prepare
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 from tests.data.tokenizers import shared
 
 pytestmark = pytest.mark.quick

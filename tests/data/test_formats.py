@@ -7,7 +7,7 @@ import pytest
 from hone.data.formats import Conversation, PlainText, PromptCompletion, Reading, recognise
 from hone.data.rows import RowError
 from hone.errors import UserError
-from hone.recipe.schema import Columns, Data
+from hone.recipe.data import Columns, Data
 
 pytestmark = pytest.mark.quick
 

@@ -25,7 +25,7 @@ import json, sys
 from pathlib import Path
 from hone.data.prepare import prepare
 from hone.errors import UserError
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 from tests.data.tokenizers import byte_level
 
 settings = {"max_tokens": 9, "overlong": "drop", "train_on": "all"}

@@ -16,7 +16,7 @@ from hone.data.chat import Renderer
 from hone.data.prepare import Prepared, open_prepared, prepare, split_held_out
 from hone.data.prepared import LAYOUT
 from hone.errors import UserError
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 from tests.data.tokenizers import CHATML, DATED, GEMMA, ZEPHYR, byte_level, shared
 
 ROWS = [
@@ -82,6 +82,7 @@ def test_samples_are_what_the_renderer_makes(tmp_path: Path) -> None:
         "split_turns": 0,
         "split_overlong": 0,
         "dropped_overlong": 0,
+        "dropped_equal": 0,
         "dropped_untrained": 0,
         "skipped_rows": 0,
         "straddling_tokens": 0,

@@ -8,7 +8,7 @@ import pytest
 from hone.data.formats import Conversation, recognise
 from hone.data.rows import RowError
 from hone.data.sharegpt import SPEAKERS, checked_turns
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 
 pytestmark = pytest.mark.quick
 

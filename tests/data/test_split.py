@@ -23,7 +23,7 @@ from hone.data.sources import open_source
 from hone.data.split import split
 from hone.data.validate import validate
 from hone.errors import UserError
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 from tests.recipe.test_every_field import write_hub_data
 from tests.workbench import hone, kill, start
 
@@ -251,7 +251,7 @@ MEASURED = """
 import resource, sys
 from hone.data.split import split
 from hone.data.validate import validate
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 made = split(sys.argv[1], 0.05, 0)
 found = validate([Data(path=str(made.paths[0]))], [Data(path=str(made.paths[1]))])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hone.data.statistics import count_rows, histogram, summary
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 
 pytestmark = pytest.mark.quick
 
@@ -25,6 +25,24 @@ def test_rows_are_counted(tmp_path: Path) -> None:
     assert list(found.turns) == [3, 4, 4]
     assert found.roles == {"system": 1, "user": 5, "assistant": 5}
     assert found.report.columns == {"messages": 4}
+
+
+def test_the_prompt_of_a_pair_is_counted_once(tmp_path: Path) -> None:
+    user, *answers = (
+        {"role": role, "content": text}
+        for role, text in (("user", "abc"), ("assistant", "d"), ("assistant", "ef"))
+    )
+    rows = [
+        {"prompt": "abc", "chosen": "d", "rejected": "ef"},
+        {"prompt": [user], "chosen": answers[:1], "rejected": answers[1:]},
+        {"chosen": [user, answers[0]], "rejected": [user, answers[1]]},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = count_rows(Data(path=str(tmp_path / "a.jsonl")), kind="pairs")
+    assert list(found.characters) == [6, 6, 6]
+    assert list(found.turns) == [2, 2, 2, 2]
+    assert found.roles == {"user": 2, "assistant": 4}
+    assert count_rows(Data(path=str(tmp_path / "a.jsonl")), kind="unpaired").report.fault
 
 
 def test_a_file_without_a_good_row_is_counted_too(tmp_path: Path) -> None:

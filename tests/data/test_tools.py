@@ -11,7 +11,7 @@ from hone.data.formats import Conversation, recognise
 from hone.data.messages import checked_messages
 from hone.data.rows import RowError
 from hone.data.tools import checked_calls, checked_tools
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 from tests.data.test_chat import trained_runs
 from tests.data.tokenizers import CHATML, GEMMA, LLAMA3, shared, shipped
 

@@ -12,7 +12,7 @@ import pytest
 from hone.data.chat import Renderer
 from hone.data.formats import Conversation, recognise
 from hone.data.rows import RowError
-from hone.recipe.schema import Data
+from hone.recipe.data import Data
 from tests.data.test_chat import CASES, conversations, trained_runs
 from tests.data.tokenizers import CHATML, REASONING, shared, shipped
 

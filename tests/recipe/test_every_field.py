@@ -37,7 +37,8 @@ from hone.metrics import canonical_metrics
 from hone.models import read_quantised, read_weights, save_model
 from hone.recipe.load import load_recipe
 from hone.recipe.node import Node
-from hone.recipe.schema import STAGES, Lora, Recipe
+from hone.recipe.schema import STAGES, Recipe
+from hone.recipe.training import Lora
 from hone.runs import Run, create_run
 from hone.stages.run import prepare_stage, run_recipe
 from tests.trackers.reading import records_of
@@ -149,6 +150,9 @@ DATA = {
     "columns.tools": case(
         "columns.tools=functions", start=("format=messages", "template=tools.jinja")
     ),
+    "columns.chosen": case("columns.chosen=better", differs="error"),
+    "columns.rejected": case("columns.rejected=worse", differs="error"),
+    "columns.label": case("columns.label=verdict", differs="error"),
     "template": case("template=chatml", "template=alpaca", "template=brackets.jinja"),
     "on_bad_row": case("on_bad_row=skip", start="path=broken.jsonl", differs="error"),
 }
@@ -411,6 +415,8 @@ REFUSED = {
     ("sft.data.split=train",): "data.split: files have no splits",
     ("sft.data.columns.prompt=question",): "`columns.prompt` is `question`, but the rows are read",
     ("sft.data.columns.input=context",): "`columns.input` is `context`, but the rows are read",
+    ("sft.data.columns.chosen=better",): "`columns.chosen` is `better`, but the rows are read as",
+    ("sft.data.format=preference",): "this stage learns from text or conversations: expected",
     ("sft.data.columns.tools=function",): "no column `function`; the columns are",
     ("sft.data.format=text", "sft.data.columns.system=null"): "`columns.system` is `null`, but",
     ("sft.data.template=llama",): "needs tokens that the tokenizer does not have",
@@ -680,6 +686,12 @@ def make_rows(first: int, count: int, place: str = "before") -> list[dict[str, A
                 "context": f"The number is {n}.",
                 "output": f"{n + 1}{more}",
                 "reply": f"That is {n + 1}{more}",
+                "chosen": f" {n + 1}{more}",
+                "better": f" the number {n + 1}{more}",
+                "rejected": f" {n + 2}",
+                "worse": f" nothing{more}",
+                "label": n % 2 == 0,
+                "verdict": n % 3 == 0,
                 "persona": "You can count.",
                 "functions": [{"name": "count", "parameters": {"from": n}}],
             }

@@ -14,7 +14,8 @@ from hone.recipe.load import (
     load_recipe,
     load_resolved,
 )
-from hone.recipe.schema import Full, Lora, NewModel, Sft, TrainedTokenizer
+from hone.recipe.schema import NewModel, Sft, TrainedTokenizer
+from hone.recipe.training import Full, Lora
 
 pytestmark = pytest.mark.quick
 

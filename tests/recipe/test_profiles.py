@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from hone.errors import UserError
 from hone.recipe.load import LoadedRecipe, load_recipe, load_resolved
 from hone.recipe.profiles import FOLDER, apply_profiles, open_profile, profile_names
-from hone.recipe.schema import AdamW, BatchSize, Full, Lora, WarmUp
+from hone.recipe.training import AdamW, BatchSize, Full, Lora, WarmUp
 from tests.recipe.test_faults import faults
 from tests.recipe.test_load import SMALL, sft, write
 

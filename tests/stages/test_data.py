@@ -14,8 +14,10 @@ from hone.data.joined import Joined, join
 from hone.data.prepare import prepare
 from hone.errors import UserError
 from hone.metrics import read_metrics
+from hone.recipe.data import Data
 from hone.recipe.load import load_recipe
-from hone.recipe.schema import Data, Sft, TrainingStage
+from hone.recipe.schema import Sft
+from hone.recipe.training import TrainingStage
 from hone.seeds import apportion
 from hone.stages.data import split_data
 from hone.stages.run import check_recipe

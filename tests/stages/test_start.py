@@ -11,7 +11,9 @@ from hone.device import Precision
 from hone.errors import UserError
 from hone.extras import EXTRAS, Extra
 from hone.models import load_trained, read_quantised, read_weights, save_model
-from hone.recipe.schema import AdamW8bit, Data, Full, Lora, LowRank, QLora, Recipe, Sft, Stage
+from hone.recipe.data import Data
+from hone.recipe.schema import Recipe, Sft, Stage
+from hone.recipe.training import AdamW8bit, Full, Lora, LowRank, QLora
 from hone.sampling import read_base
 from hone.stages.run import check_extras
 from hone.stages.start import Start, build_model, check_adapters
