@@ -179,3 +179,13 @@ class Ending:
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:
     """The text before the first of the stop strings in it."""
     return text[: min((text.index(one) for one in stop if one in text), default=len(text))]
+
+
+def settled(text: str, stop: Sequence[str]) -> str:
+    """The part of an unfinished text that stays whatever follows: without white space at its end,
+    characters that are not whole, and what may become a stop string.
+    """
+    text = text.rstrip("\ufffd")
+    begins = (one[:n] for one in stop for n in range(len(one) - 1, 0, -1))
+    held = max((len(begin) for begin in begins if text.endswith(begin)), default=0)
+    return text[: len(text) - held].rstrip()
