@@ -25,7 +25,7 @@ from tests.recipe.cases import Case, case
 COMMON = (
     *("profile", "evaluation", "evaluation.share", "evaluation.every", "evaluation.before"),
     *("evaluation.samples", "batch.samples", "epochs", "steps", "learning_rate", "schedule"),
-    *("warmup", "warmup.steps", "warmup.at_most", "max_grad_norm", "precision", "layout"),
+    *("warmup", "warmup.steps", "warmup.at_most", "precision", "layout"),
     *("token_budget", "checkpoint.every", "checkpoint.keep", "checkpoint.keep_every"),
 )
 ARITHMETIC = "environment: {type: arithmetic, digits: 1, train_tasks: 8, evaluation_tasks: 4}"
@@ -65,17 +65,29 @@ STAGE = {
     ),
     "evaluation.early_stopping.metric": case(
         "evaluation.early_stopping.metric=reward/short",
-        start=(*WATCHED, f"rewards=[reward.py:low, {SHORT}]"),
-        differs="error",
+        start=(
+            *("steps=6", "evaluation.early_stopping={patience: 1}"),
+            "rewards=[reward.py:low, {function: reward.py:short, weight: -30.0}]",
+        ),
+        differs="metrics",
     ),
     "evaluation.early_stopping.patience": case(
         "evaluation.early_stopping.patience=2", start=WATCHED, differs="metrics"
     ),
     "evaluation.early_stopping.min_change": case(
-        "evaluation.early_stopping.min_change=0.0", start=WATCHED, differs="metrics"
+        "evaluation.early_stopping.min_change=0.0",
+        start=("steps=6", "evaluation.early_stopping={patience: 2, min_change: 5.0}"),
+        differs="metrics",
     ),
     "evaluation.early_stopping.restore_best": case(
         "evaluation.early_stopping.restore_best=false", start=WATCHED, same="metrics checkpoints"
+    ),
+    "max_grad_norm": case("max_grad_norm=null", start="max_grad_norm=0.0001"),
+    "adapter.lora.dropout": case(
+        "adapter.dropout=0.5", start="adapter={type: lora}", differs="printed", same="weights"
+    ),
+    "adapter.qlora.dropout": case(
+        "adapter.dropout=0.5", start="adapter={type: qlora}", differs="printed", same="weights"
     ),
     "add_tokens": case("add_tokens=[comes]", differs="weights printed"),
     "gradient_checkpointing": case("gradient_checkpointing=true", differs="kept", same="weights"),
@@ -148,7 +160,7 @@ stages:
       data: rows.jsonl
       rewards: [reward.py:low]
       adapter: {type: full}
-      batch: {samples: 3}
+      batch: {samples: 2}
       group: 3
       completion_tokens: 6
       steps: 3
