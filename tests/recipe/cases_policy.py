@@ -100,11 +100,11 @@ STAGE = {
         "template=chatml", "template=brackets.jinja", start="data=asked.jsonl", differs="weights"
     ),
     "group": case("group=4"),
-    "prompt_tokens": case("prompt_tokens=7", differs="weights printed"),
+    "prompt_tokens": case("prompt_tokens=45", start="data=asked.jsonl"),
     "completion_tokens": case("completion_tokens=4"),
     "temperature": case("temperature=0.5"),
     "stop": case("stop=[a, e, o]"),
-    "sequences_at_once": case("sequences_at_once=1", differs="batches", same=""),
+    "sequences_at_once": case("sequences_at_once=1", start="model=bloom"),
     "credit": case("credit=mean", "credit=leave_one_out", "credit=reward.py:best"),
     "loss": case(
         *(f"loss={name}" for name in ("dapo", "dr_grpo", "gspo", "cispo", "rloo")),
@@ -382,7 +382,8 @@ def write_files(folder: Path) -> None:
     for name, first in (("tasks", 0), ("more", 20)):
         rows = [make_row(n) for n in range(first, first + 8)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asked = [{"prompt": [{"role": "user", "content": f"What is after {n}?"}]} for n in range(12)]
+    words = (f"What is after {n}?" + " And then?" * (n % 3) for n in range(12))
+    asked = [{"prompt": [{"role": "user", "content": each}]} for each in words]
     (folder / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
 
 
