@@ -121,7 +121,7 @@ def _softmax(logits: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _log_chosen(
+def log_chosen(
     probabilities: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
     """log p(target): the logarithm of the probability, which saves a pass over the logits, where it
@@ -196,7 +196,7 @@ class _Logprobs(torch.autograd.Function):
                 parts = zip(logits.split(CACHE_ROWS), targets.split(CACHE_ROWS), strict=True)
                 for rows, chosen in parts:
                     probabilities = _softmax(rows)
-                    logprobs.append(_log_chosen(probabilities, rows, chosen))
+                    logprobs.append(log_chosen(probabilities, rows, chosen))
                     if not in_forward and not trains_head:
                         likeliest.append(rows.argmax(-1) == chosen)
                     if wants_entropies:
