@@ -234,7 +234,6 @@ def test_what_a_hung_reward_has_started_ends_with_it(own: Path) -> None:
         wait_for(lambda: "sleep 1000" not in sleepers())
 
 
-@pytest.mark.quick
 def test_a_value_that_is_no_number_is_that_of_one_completion(own: Path) -> None:
     with Scorer([reward(own, "word")], workers=1) as scorer:
         scored = scorer.submit(group()).result()
@@ -343,7 +342,6 @@ def test_extras_of_any_kind_come_back_or_are_a_failure(own: Path) -> None:
     assert scores[0].failure == "`odd_extras` raised ValueError: Circular reference detected"
 
 
-@pytest.mark.quick
 def test_nothing_heavy_is_imported_and_extras_come_back(own: Path) -> None:
     with Scorer([reward(own, "imports")], workers=1) as scorer:
         scores = scorer.submit(group()).result()
