@@ -29,10 +29,13 @@ ABOVE_THE_LINE = [
     "concealing",
     "runs",
     "metrics",
+    "recorded",
     "trackers",
     "removal",
     "quarantine",
     "data",
+    "environments",
+    "rewards",
     "provenance",
     "changes",
     "comparison",
@@ -65,6 +68,8 @@ BELOW_THE_LINE = [
     "groups",
     "plain_sampler",
     "sampler",
+    "frozen_start",
+    "rollouts",
     "sampling",
     "stages",
     "doctor",
@@ -88,6 +93,7 @@ HEAVY = {
     "tensorboard",
     "wandb",
     "mlflow",
+    "jsonschema",
 }
 
 

@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from hone.recipe.data import Data, Evaluation, MixedData, SampleKind, listed
+from hone.recipe.data import Data, Evaluation, MixedData, Occasions, SampleKind, listed
 from hone.recipe.node import (
     Node,
     PositiveInt,
@@ -196,13 +196,13 @@ class TrainingStage(Node):
     """What every stage that trains has in common."""
 
     alternatives: ClassVar[tuple[str, ...]] = ("epochs", "steps")
+    watched: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    """What its evaluations measure that early stopping may go by."""
 
     profile: str | None = None
     """Where values come from that are not given here: `chat`, `instruction`, `code` or a file."""
-    evaluation: Evaluation | None = None
-    """Held-out loss during training; none when left out."""
-    batch: BatchSize = BatchSize(samples=16)
-    """The size of one optimizer step. How it is cut to fit the memory never changes its result."""
+    evaluation: Occasions | None = None
+    """What is looked at during training; nothing when left out."""
     epochs: Annotated[float, Field(gt=0), at_most(10_000)] | None = None
     """Passes over the data; 1 when neither `epochs` nor `steps` is given."""
     steps: PositiveInt | None = None
@@ -254,6 +254,25 @@ class TrainingStage(Node):
             )
         return self
 
+    @model_validator(mode="after")
+    def rows_are_trained(self) -> "TrainingStage":
+        if self.add_tokens and isinstance(self.trains, Full) and self.trains.layers != "all":
+            raise ValueError(
+                "`add_tokens` needs embeddings that are trained, and `adapter.layers` leaves them "
+                "as they are; expected `layers: all`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def stops_by_what_is_measured(self) -> "TrainingStage":
+        stopping = self.evaluation.early_stopping if self.evaluation else None
+        if stopping and stopping.metric not in self.watched:
+            raise ValueError(
+                f"`evaluation.early_stopping.metric` is {stopping.metric}, which the evaluations "
+                f"of this method do not measure; expected {' or '.join(self.watched)}"
+            )
+        return self
+
     @property
     def trains(self) -> LowRank | Full:
         """What the stage trains: all weights, unless its method has adapters."""
@@ -266,8 +285,12 @@ class DataStage(TrainingStage):
 
     data: Data | Annotated[list[MixedData], Field(min_length=1)]
     """The training data: a path, or `path` with how to read it, or a list of several of these."""
+    evaluation: Evaluation | None = None
+    """Held-out loss during training; none when left out."""
+    batch: BatchSize = BatchSize(samples=16)
+    """The size of one optimizer step. How it is cut to fit the memory never changes its result."""
     max_tokens: PositiveInt = 2048
-    """The longest sample, in tokens."""
+    """The longest sample, in tokens; of answers to compare, the prompt with one of them."""
     overlong: Literal["keep_start", "keep_end", "drop", "split"] = "keep_start"
     """What happens to longer samples; `split` makes several (of conversations, between turns)."""
 
