@@ -288,7 +288,7 @@ class DataStage(TrainingStage):
     data: Data | Annotated[list[MixedData], Field(min_length=1)]
     """The training data: a path, or `path` with how to read it, or a list of several of these."""
     max_tokens: PositiveInt = 2048
-    """The longest sample, in tokens."""
+    """The longest sample, in tokens; of answers to compare, the prompt with one of them."""
     overlong: Literal["keep_start", "keep_end", "drop", "split"] = "keep_start"
     """What happens to longer samples; `split` makes several (of conversations, between turns)."""
 
