@@ -94,7 +94,7 @@ class Resample(Node):
     """So often at most; what has no spread after that is left out."""
 
 
-Overlong = Annotated[Keep | Mask | Penalty, Field(discriminator="type"), type_left_out("penalty")]
+Overlong = Annotated[Penalty | Mask | Keep, Field(discriminator="type"), type_left_out("penalty")]
 NoSpread = Annotated[Resample | Keep, Field(discriminator="type"), type_left_out("resample")]
 
 
