@@ -22,7 +22,11 @@ pytestmark = pytest.mark.e2e
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 MODEL = "HuggingFaceTB/SmolLM2-135M"
-FOR_OWN_DATA = {"full.yaml": ["pretrain", "sft"], "instructions.yaml": ["sft"]}
+FOR_OWN_DATA = {
+    "full.yaml": ["pretrain", "sft"],
+    "instructions.yaml": ["sft"],
+    "dpo.yaml": ["sft", "dpo"],
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
