@@ -76,7 +76,10 @@ STAGE = {
     ),
     "evaluation.early_stopping.min_change": case(
         "evaluation.early_stopping.min_change=0.0",
-        start=("steps=6", "evaluation.early_stopping={patience: 2, min_change: 5.0}"),
+        start=(
+            *("steps=8", "evaluation.temperature=1"),
+            "evaluation.early_stopping={patience: 4, min_change: 5.0}",
+        ),
         differs="metrics",
     ),
     "evaluation.early_stopping.restore_best": case(
