@@ -139,6 +139,7 @@ class NextTokens:
     """The attention of a row that holds the next token of each of B sequences.
 
     prompt_lengths, lengths: tokens of each sequence's prompt, and of its own before this one, (B,).
+    longest: (P, L), this token included.
     """
 
     def __init__(
@@ -148,11 +149,12 @@ class NextTokens:
         places: Places,
         prompt_lengths: torch.Tensor,
         lengths: torch.Tensor,
+        longest: tuple[int, int],
     ) -> None:
         self.prompts, self.own, self.places = prompts, own, places
         self.prompt_lengths, self.lengths = prompt_lengths, lengths
         self.rows = torch.arange(len(lengths), device=lengths.device)
-        self.longest = (int(prompt_lengths.max()), int(lengths.max()) + 1)
+        self.longest = longest
         self.layer = 0
         self._biases: dict[int | None, torch.Tensor] = {}
 

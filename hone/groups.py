@@ -4,7 +4,7 @@ Shared by the samplers, which differ in how they come to the logits. `take_next`
 chosen and kept.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -24,11 +24,12 @@ class Request:
     """A group: one prompt, and a completion for each seed.
 
     prompt_ids: at least one token. seeds: what all randomness of a completion is a function of,
-    together with the token's place in it.
+    together with the token's place in it. listen: is given every token of the group as it is drawn.
     """
 
     prompt_ids: Sequence[int]
     seeds: Sequence[tuple[int | str, ...]]
+    listen: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Sampler(Protocol):
         ...
 
 
-@dataclass
+@dataclass(eq=False)
 class Growing:
     """A completion that is being drawn."""
 
@@ -72,6 +73,8 @@ class Growing:
         self.ids.append(token)
         self.logprobs.append(logprob)
         self.finish = ending.reason(self.ids)
+        if self.group.listen:
+            self.group.listen(token)
 
     @property
     def seen(self) -> list[int]:
@@ -79,7 +82,7 @@ class Growing:
         return [*self.group.prompt_ids, *self.ids]
 
 
-@dataclass
+@dataclass(eq=False)
 class Group:
     """A request while it is answered. row: of its prompt's keys and values. hidden_D: the final
     hidden state of the prompt's last token.
@@ -87,6 +90,7 @@ class Group:
 
     number: int
     prompt_ids: list[int]
+    listen: Callable[[int], None] | None = None
     sequences: list[Growing] = field(default_factory=list)
     row: int = -1
     hidden_D: torch.Tensor | None = None
@@ -109,7 +113,7 @@ def make_groups(requests: Sequence[Request], settings: SamplingSettings) -> list
     groups = []
     for number, request in enumerate(requests):
         assert len(request.prompt_ids), "a prompt needs a token that the next one can follow"
-        group = Group(number, [int(token) for token in request.prompt_ids])
+        group = Group(number, [int(token) for token in request.prompt_ids], request.listen)
         count = settings.max_new_tokens if settings.temperature else 0
         group.sequences = [Growing(group, uniforms(count, *seed)) for seed in request.seeds]
         groups.append(group)
@@ -124,7 +128,7 @@ def take_next(
 ) -> None:
     """Choose and add the next token of every sequence."""
     drawn = [s.uniforms[len(s.ids)] if settings.temperature else 0.0 for s in sequences]
-    uniforms_B = torch.tensor(drawn, dtype=torch.float64, device=logits_BV.device)
+    uniforms_B = torch.tensor(drawn, dtype=torch.float64)
     seen = [s.seen for s in sequences] if settings.repetition_penalty != 1.0 else ()
     tokens, logprobs = choose(logits_BV, settings, uniforms_B, seen)
     pairs = zip(tokens.tolist(), logprobs.tolist(), strict=True)

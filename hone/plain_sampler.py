@@ -78,7 +78,6 @@ class PlainSampler:
         self, sequences: list[Growing], settings: SamplingSettings, ending: Ending
     ) -> None:
         ids = torch.tensor([s.group.prompt_ids for s in sequences], device=self.model.device)
-        scale = settings.temperature or 1.0
         config = GenerationConfig(
             max_new_tokens=settings.max_new_tokens, do_sample=False, pad_token_id=0
         )
@@ -87,17 +86,15 @@ class PlainSampler:
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 generation_config=config,
-                logits_processor=LogitsProcessorList(
-                    [_Choosing(sequences, settings, ending, scale)]
-                ),
+                logits_processor=LogitsProcessorList([_Choosing(sequences, settings, ending)]),
                 stopping_criteria=StoppingCriteriaList([_Stopping(sequences)]),
             )
 
 
 def _finished_in(sequences: list[Growing]) -> list[Group]:
     """The groups whose last sequence is among these, in order."""
-    groups = {id(sequence.group): sequence.group for sequence in sequences}
-    return [group for group in groups.values() if group.finished]
+    groups = dict.fromkeys(sequence.group for sequence in sequences)
+    return [group for group in groups if group.finished]
 
 
 @contextmanager
@@ -114,21 +111,17 @@ class _Choosing(LogitsProcessor):
     """Chooses every sequence's next token, and leaves nothing else to take."""
 
     def __init__(
-        self,
-        sequences: list[Growing],
-        settings: SamplingSettings,
-        ending: Ending,
-        temperature: float,
+        self, sequences: list[Growing], settings: SamplingSettings, ending: Ending
     ) -> None:
         self.sequences, self.settings, self.ending = sequences, settings, ending
-        self.temperature = temperature
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         check_stop()
         rows = [row for row, sequence in enumerate(self.sequences) if not sequence.finish]
         left = [self.sequences[row] for row in rows]
         if left:
-            take_next(left, scores[rows] / self.temperature, self.settings, self.ending)
+            scores_BV = scores[rows] / (self.settings.temperature or 1.0)
+            take_next(left, scores_BV, self.settings, self.ending)
         only = torch.full_like(scores, float("-inf"))
         last = torch.tensor([sequence.ids[-1] for sequence in self.sequences], device=scores.device)
         return only.scatter_(1, last[:, None], 0.0)

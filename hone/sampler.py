@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from hone.adapters import cast_once
-from hone.attention import attend_by
+from hone.attention import FOREST, attend_by, attention_set
 from hone.choosing import Ending, SamplingSettings
 from hone.decoding import KeyValues, NextTokens, Places, ReadPrompts
 from hone.forest import count_step, plan_micro_batches
@@ -125,6 +125,7 @@ class _Running:
         """Draw until groups are finished, and return these in the order of the requests."""
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
+            stack.enter_context(attention_set(self.model.causal, FOREST))
             stack.enter_context(evaluation_mode(self.model.module))
             stack.enter_context(self.model.autocast())
             if not self.model.precision.casts:
@@ -158,12 +159,12 @@ class _Running:
         fresh = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
         if not fresh:
             return []
-        groups = list({id(s.group): s.group for s in fresh}.values())
+        groups = list(dict.fromkeys(sequence.group for sequence in fresh))
         self._read_prompts([group for group in groups if group.row < 0])
-        place = {id(group): n for n, group in enumerate(groups)}
+        place = {group: n for n, group in enumerate(groups)}
         hidden = torch.stack([group.hidden_D for group in groups if group.hidden_D is not None])
         logits = self._logits(filled_up(hidden))
-        index = torch.tensor([place[id(s.group)] for s in fresh], device=logits.device)
+        index = torch.tensor([place[s.group] for s in fresh], device=logits.device)
         take_next(fresh, logits[index], self.settings, self.ending)
         self.sequences += [sequence for sequence in fresh if not sequence.finish]
         self.places = None
@@ -195,9 +196,12 @@ class _Running:
         if self.places is None:
             self.places = Places([s.group.row for s in self.sequences], device)
         state = [[s.ids[-1], len(s.group.prompt_ids), len(s.ids) - 1] for s in self.sequences]
+        _, longest_prompt, longest = (max(column) for column in zip(*state, strict=True))
         tokens, before, lengths = torch.tensor(state).T.to(device)
-        self.own.reserve(count, int(lengths.max()) + 1)
-        attend = NextTokens(self.prompts, self.own, self.places, before, lengths)
+        self.own.reserve(count, longest + 1)
+        attend = NextTokens(
+            self.prompts, self.own, self.places, before, lengths, (longest_prompt, longest + 1)
+        )
         ids, positions = (filled_up(row)[None] for row in (tokens, before + lengths))
         with attend_by(attend):
             hidden = self.model.hidden_of(ids, positions)[0]
@@ -220,7 +224,7 @@ class _Running:
 
     def _forget(self, groups: list[Group]) -> list[Group]:
         """Free the prompts of those groups that are finished, and return these."""
-        finished = list({id(group): group for group in groups if group.finished}.values())
+        finished = list(dict.fromkeys(group for group in groups if group.finished))
         for group in sorted(finished, key=lambda group: -group.row):
             last = self.groups.pop()
             if last is not group:

@@ -5,8 +5,7 @@
 """
 
 import json
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from hone.adapters import open_adapter
-from hone.attention import FOREST
-from hone.choosing import SamplingSettings, cut_at_stop
+from hone.attention import plain_attention
+from hone.choosing import SamplingSettings, cut_at_stop, settled
 from hone.concealing import reveal
 from hone.data.chat import Ids, Mask, Renderer
 from hone.device import Precision
@@ -27,11 +26,9 @@ from hone.hub import find_model
 from hone.model_files import ADAPTER_CONFIG, NOTHING, Trust
 from hone.models import (
     LanguageModel,
-    attention_set,
     check_adapted,
     join_model,
     load_tokenizer,
-    plain_attention,
     read_quantised,
     read_weights,
 )
@@ -87,7 +84,31 @@ class Artifact:
         """
         ids = [self._prompt_ids(prompt) for prompt in prompts]
         answers = self.generate(ids, max_new_tokens, temperature, seed, **more)
-        return [self._text(answer, more.get("stop", ())) for answer in answers]
+        return [self._text(answer, more.get("stop", ())).strip() for answer in answers]
+
+    def stream_text(
+        self, prompt: str | list[dict[str, Any]], tell: Callable[[str], None], **settings: Any
+    ) -> str:
+        """What `generate_text` answers to one prompt, told in pieces as it is drawn."""
+        drawn: list[int] = []
+        told = ""
+
+        def listen(token: int) -> None:
+            nonlocal told
+            if token in self.rendering.end_token_ids:
+                return
+            drawn.append(token)
+            text = settled(self._text(drawn, stop).lstrip(), stop)
+            if text.startswith(told):  # a tokenizer may write earlier tokens otherwise later
+                tell(text[len(told) :])
+                told = text
+
+        stop = settings.get("stop", ())
+        (ids,) = self.generate([self._prompt_ids(prompt)], listen=listen, **settings)
+        answer = self._text(ids, stop).strip()
+        if answer.startswith(told):
+            tell(answer[len(told) :])
+        return answer
 
     def generate(
         self,
@@ -95,32 +116,30 @@ class Artifact:
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         seed: int = 0,
+        listen: Callable[[int], None] | None = None,
         **more: Any,
     ) -> list[list[int]]:
         """Token ids of the answers, end token left out; greedy at temperature 0, else drawn from
         `seed` and the place of the prompt.
 
-        more: top_p, top_k, min_p, repetition_penalty and stop, as in `SamplingSettings`, which
-        raises UserError for values that mean nothing.
+        listen: is given every token as it is drawn. more: top_p, top_k, min_p, repetition_penalty
+        and stop, as in `SamplingSettings`, which raises UserError for values that mean nothing.
         """
         settings = SamplingSettings(max_new_tokens, temperature, **more)
         ends = self.rendering.end_token_ids
         # Prompts of like length are computed together; the order of answers is that of the prompts.
         order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
-        requests = [Request(prompts[n], [(seed, "generate", n)]) for n in order]
+        requests = [Request(prompts[n], [(seed, "generate", n)], listen) for n in order]
         sampler = make_sampler(self.model, ends, self.renderer.tokenizer)
         answers: dict[int, list[int]] = {}
-        forest = self.model.layout == "forest"
-        causal = self.model.causal
-        with attention_set(causal, FOREST) if forest else nullcontext():
-            for number, (completion,) in sampler.sample(requests, settings):
-                ended = completion.finish == "end"
-                answers[order[number]] = completion.ids[:-1] if ended else completion.ids
+        for number, (completion,) in sampler.sample(requests, settings):
+            ended = completion.finish == "end"
+            answers[order[number]] = completion.ids[:-1] if ended else completion.ids
         return [answers[index] for index in range(len(prompts))]
 
     def _text(self, ids: list[int], stop: Sequence[str]) -> str:
         text = self.renderer.tokenizer.decode(ids, skip_special_tokens=True)
-        return cut_at_stop(text, stop).strip()
+        return cut_at_stop(text, stop)
 
     def tokens(self, prompt: str, answer: str) -> tuple[Ids, Mask]:
         """(ids, trained) of a prompt and a given answer, rendered as the model was trained."""

@@ -11,7 +11,16 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from hone.choosing import Ending, SamplingSettings, choose, cut_at_stop, draw, keep_likely, penalise
+from hone.choosing import (
+    Ending,
+    SamplingSettings,
+    choose,
+    cut_at_stop,
+    draw,
+    keep_likely,
+    penalise,
+    settled,
+)
 from hone.errors import UserError
 from hone.seeds import uniforms
 from tests.data.tokenizers import byte_level
@@ -166,3 +175,11 @@ def test_a_stop_string_is_found_across_tokens_and_only_in_the_completion():
 def test_text_is_cut_before_the_first_stop_string():
     assert cut_at_stop("one two three", ("three", "two")) == "one "
     assert cut_at_stop("one", ("two",)) == "one"
+
+
+def test_what_may_still_change_is_held_back():
+    assert settled("one two", ()) == "one two"
+    assert settled("one \n", ()) == "one"
+    assert settled("caf\ufffd", ()) == "caf"
+    assert settled("one STO", ("STOP", "Q:")) == "one"
+    assert settled("one STO ", ("STOP",)) == "one STO"

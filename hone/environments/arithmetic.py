@@ -47,7 +47,7 @@ class ArithmeticEnvironment:
         raise UserError(
             f"environment: there are {len(found)} arithmetic tasks of {settings.digits} digits for "
             f"`{split}`; expected {wanted}",
-            hint=f"environment.digits={settings.digits + 1}",
+            hint=f"environment: {{type: arithmetic, digits: {settings.digits + 1}, ...}}",
             exit_code=2,
         )
 

@@ -56,7 +56,7 @@ def run_tests(code: str, tests: Sequence[str], limits: Limits) -> list[bool]:
             "environment: code cannot be cut off from the network here: a user and network "
             f"namespace is refused ({answer['refused']})",
             hint="allow user namespaces on this machine, or accept that the code has the network: "
-            "environment.allow_network=true",
+            "environment: {type: python, allow_network: true, ...}",
             exit_code=2,
         )
     if "passed" not in answer:

@@ -95,8 +95,8 @@ def hold_out(tasks: Sequence[Task], share: float, seed: int) -> tuple[list[Task]
         raise UserError(
             f"the tasks have {len(drawn)} different prompts, too few to hold a share of {share:g} "
             "out and train on others",
-            hint="name held-out tasks of their own (environment.evaluation), or set "
-            "environment.evaluation_share=0",
+            hint="name held-out tasks of their own (`evaluation`), or leave none out: "
+            "`evaluation_share: 0`",
             exit_code=2,
         )
     held_out = set(drawn[:count])

@@ -6,22 +6,15 @@ What is done with it: hone/stages/policy.py and hone/rollouts.py. Rewards and en
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, field_validator, model_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from hone.recipe.data import Occasions, Stopping
-from hone.recipe.node import Node, PositiveInt, place, type_alone
-from hone.recipe.rewards import Environment, Reward, TaskFile, check_own_code
+from hone.recipe.node import Node, PositiveInt, place, type_left_out
+from hone.recipe.rewards import Environment, PromptColumns, Reward, TaskFile, check_own_code
 from hone.recipe.training import Adapter, Lora, TrainingStage
 
 LOSSES = ("grpo", "dapo", "dr_grpo", "gspo", "cispo", "rloo", "reinforce")
 CREDITS = ("group", "mean", "leave_one_out")
-
-
-class PromptColumns(Node):
-    """The name of the column that is not handed to the rewards as it is."""
-
-    prompt: str = "prompt"
-    """What is asked: text, or a list of messages whose last one is the user's."""
 
 
 class Prompts(TaskFile):
@@ -101,24 +94,8 @@ class Resample(Node):
     """So often at most; what has no spread after that is left out."""
 
 
-def penalty_alone(value: object) -> object:
-    """`{penalty: 0.5}` stands for `{type: penalty, penalty: 0.5}`."""
-    if isinstance(value, dict) and "type" not in value and "penalty" in value:
-        return {"type": "penalty"} | value
-    return type_alone(value)
-
-
-def rounds_alone(value: object) -> object:
-    """`{rounds: 3}` stands for `{type: resample, rounds: 3}`."""
-    if isinstance(value, dict) and "type" not in value and "rounds" in value:
-        return {"type": "resample"} | value
-    return type_alone(value)
-
-
-Overlong = Annotated[
-    Keep | Mask | Penalty, Field(discriminator="type"), BeforeValidator(penalty_alone)
-]
-NoSpread = Annotated[Keep | Resample, Field(discriminator="type"), BeforeValidator(rounds_alone)]
+Overlong = Annotated[Penalty | Mask | Keep, Field(discriminator="type"), type_left_out("penalty")]
+NoSpread = Annotated[Resample | Keep, Field(discriminator="type"), type_left_out("resample")]
 
 
 class Grpo(TrainingStage):

@@ -64,7 +64,9 @@ class _Process:
 
     def is_gone(self) -> bool:
         """True where it has ended while nobody asked it anything."""
-        return bool(select.select([self.channel], [], [], 0)[0])
+        ready = select.poll()
+        ready.register(self.channel, select.POLLIN)
+        return bool(ready.poll(0))
 
 
 @dataclass

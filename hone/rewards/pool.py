@@ -91,6 +91,7 @@ class Scorer:
 
     def submit(self, group: Group) -> "Future[Scores]":
         """Have a group scored; its future gets the scores in the order of the completions."""
+        assert self._threads, "groups are submitted between entering and leaving"
         future: Future[Scores] = Future()
         self._jobs.put((group, future))
         return future
@@ -101,6 +102,8 @@ class Scorer:
             of_sources = self._lanes[0].start()
         except Failed as failure:
             raise UserError(f"the rewards cannot be loaded: their process {failure}") from None
+        except OSError as error:
+            raise UserError(f"no process for the rewards: {error.strerror}") from error
         names = [name for each in of_sources for name in each]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -115,7 +118,7 @@ class Scorer:
 
     def _serve(self, lane: Lane) -> None:
         """Score one group after the other."""
-        with suppress(Failed, UserError, Closed):  # a group will say so
+        with suppress(Failed, UserError, Closed, OSError):  # a group will say so
             lane.start()
         while job := self._jobs.get():
             group, future = job
@@ -139,5 +142,6 @@ class Scorer:
                 self._jobs.put(None)
             for thread in self._threads:
                 thread.join()
+            self._threads = []
             for lane in self._lanes:
                 lane.release()

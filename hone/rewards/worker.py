@@ -19,7 +19,8 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from hone.environments import Environment, make_environment
@@ -65,7 +66,7 @@ class Called:
     def call(self, index: int, group: Group, seed: int) -> dict[str, Any]:
         """Call the function of a source for a group."""
         draw_from(derive_seed(seed, group.step, group.task.index, index))
-        return asdict(call_function(self.loaded[index], group, self.loop))
+        return vars(call_function(self.loaded[index], group, self.loop))
 
     def score(
         self, index: int, task: Task, completion: str, ids: list[int], seed: int
@@ -92,6 +93,8 @@ def main(descriptor: str, parent: str) -> None:
     """Answer until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with(int(parent))
+    with suppress(OSError):  # where memory runs out, this process goes before the training
+        Path("/proc/self/oom_score_adj").write_text("1000")
     channel = socket.socket(fileno=int(descriptor))
     channel.set_inheritable(False)
     called = Called()
@@ -107,14 +110,20 @@ def answer(called: Called, method: str, arguments: Sequence[Any]) -> bytes:
     """What a method returns as JSON, or `failure`; or `fault`, which a person can put right."""
     try:
         returned = getattr(called, method)(*arguments)
+        return json.dumps(returned, default=plain, skipkeys=True).encode()
     except UserError as error:
-        returned = {"failure": said_by(error), "fault": error.message, "hint": error.hint}
+        said = {"failure": said_by(error), "fault": error.message, "hint": error.hint}
     except BadAnswer as error:
-        returned = {"failure": str(error)}
+        said = {"failure": str(error)}
     except (Exception, SystemExit) as error:
         traceback.print_exc()
-        returned = {"failure": f"raised {said_by(error)}"}
-    return json.dumps(returned, default=repr, skipkeys=True).encode()
+        said = {"failure": f"raised {said_by(error)}"}
+    return json.dumps(said).encode()
+
+
+def plain(value: Any) -> Any:
+    """What JSON does not know: numbers of numpy and torch as numbers, the rest in words."""
+    return value.tolist() if hasattr(value, "tolist") else repr(value)
 
 
 def said_by(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from typing import cast
 
 import torch
 from rich.console import Console
+from torch import nn
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hone.credit import make_credit
@@ -98,6 +99,11 @@ class PolicyStage(StageWork[Tasks]):
             log=self.folder / "rewards.txt",
         )
         self.check_metric(self.held.enter_context(scorer))
+        if turn_off_dropout(model.causal):
+            progress.say(
+                f"{self.title}: dropout is off, because what is sampled and what is trained must "
+                "be the same model"
+            )
         model.head = replace(model.head, temperature=settings.temperature)
         environment = material.environment
         player = Player(
@@ -151,6 +157,19 @@ class PolicyStage(StageWork[Tasks]):
                 f"{', '.join(known)}",
                 exit_code=2,
             )
+
+
+def turn_off_dropout(module: nn.Module) -> bool:
+    """Leave all dropout out, that of adapters included; returns whether there was any."""
+    found = False
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            found |= part.p > 0
+            part.p = 0.0
+        elif isinstance(share := getattr(part, "attention_dropout", None), float):
+            found |= share > 0
+            part.attention_dropout = 0.0
+    return found
 
 
 class GapBound:

@@ -4,16 +4,19 @@ import pytest
 
 from hone.choosing import SamplingSettings
 from hone.cli.arguments import sampling_settings
-from hone.cli.chat import Messages, converse
+from hone.cli.chat import Messages, Tell, converse
 from hone.cli.generate import _conversation, _read_prompts
 from hone.errors import UserError
 
 pytestmark = pytest.mark.quick
 
 
-def echo(messages: Messages, turn: int) -> str:
-    """All that was said, and the number of the turn."""
-    return f"{turn}: " + " | ".join(message["content"] for message in messages)
+def echo(messages: Messages, turn: int, tell: Tell) -> str:
+    """All that was said, and the number of the turn, told in two pieces."""
+    text = f"{turn}: " + " | ".join(message["content"] for message in messages)
+    tell(text[:5])
+    tell(text[5:])
+    return text
 
 
 def talk(*lines: str, system: str | None = None) -> list[str]:

@@ -67,7 +67,7 @@ def test_the_tasks_are_a_function_of_the_seed() -> None:
 def test_more_tasks_than_there_are() -> None:
     with pytest.raises(UserError, match="for `evaluation`; expected 100") as caught:
         tasks("evaluation", digits=1)
-    assert caught.value.hint == "environment.digits=2"
+    assert caught.value.hint == "environment: {type: arithmetic, digits: 2, ...}"
 
 
 def test_prompts_are_messages_or_text() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from hone.environments import check_gold, make_environment
 from hone.errors import UserError
+from hone.extras import EXTRAS, Extra
 from hone.recipe.rewards import (
     GoldColumns,
     JsonRule,
@@ -80,6 +81,14 @@ def test_every_rule_is_a_reward_and_gold_keeps_all(tmp_path: Path) -> None:
         check_gold(made, tasks)
     plain = environment(*rules, path=str(path), evaluation_share=0.0).tasks("train")
     assert [task.gold for task in plain] == [None] * 3
+
+
+def test_a_schema_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXTRAS, "jsonschema", Extra(("no_such_module",), ""))
+    with pytest.raises(UserError, match="json_schema needs no_such_module") as caught:
+        environment(JsonRule(json_schema={}))
+    assert caught.value.hint == "pip install 'hone-llm[jsonschema]'"
+    environment(JsonRule())
 
 
 @pytest.mark.parametrize(

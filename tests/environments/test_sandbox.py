@@ -37,7 +37,6 @@ def test_tests_pass_and_fail_one_by_one() -> None:
     assert run_tests(code, tests, LIMITS) == [True, False, False, True, True]
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(
     "code",
     [
@@ -49,7 +48,7 @@ def test_tests_pass_and_fail_one_by_one() -> None:
         "x = bytearray(10**9)",
         "x = []\nwhile True: x.append(' ' * 10**6)",
         "open('large', 'wb').write(bytes(2**25))",
-        "import sys; sys.setrecursionlimit(10**6)\ndef f(): f()\nf()",
+        "import sys; sys.setrecursionlimit(10**5)\ndef f(): f()\nf()",
         "import os, json\n"
         "for fd in range(3, 40):\n"
         '    try: os.write(fd, b\'{"passed": [true], "word": "x"}\\n\')\n'
@@ -61,13 +60,11 @@ def test_code_that_goes_wrong_passes_nothing(code: str) -> None:
     assert run_tests(code, ["pass"], LIMITS) == [False]
 
 
-@pytest.mark.quick
 def test_signals_reach_nobody_else() -> None:
     code = "import os\nfor whom in (0, os.getppid()): os.kill(whom, 9)"
     assert run_tests(code, ["1 / 0", "pass"], LIMITS) == [False, True]
 
 
-@pytest.mark.quick
 def test_code_that_hangs_is_ended_with_all_it_started() -> None:
     limits = Limits(run_s=0.5, memory_bytes=LIMITS.memory_bytes)
     began = time.monotonic()
@@ -145,7 +142,6 @@ def has_landlock() -> bool:
     return int(ctypes.CDLL(None).syscall(444, None, 0, 1)) > 0
 
 
-@pytest.mark.quick
 def test_its_folder_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert run_tests("open('large', 'w').write('x')", ["pass"], LIMITS) == [True]
@@ -179,7 +175,7 @@ def test_without_a_namespace_code_is_not_run_unless_it_may_have_the_network() ->
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     refused, ran = done.stdout.splitlines()
     assert refused.startswith("environment: code cannot be cut off from the network here")
-    assert refused.endswith("environment.allow_network=true")
+    assert refused.endswith("environment: {type: python, allow_network: true, ...}")
     assert ran == "[True]"
 
 

@@ -6,9 +6,11 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from hone.credit import CREDIT, make_credit
 from hone.errors import UserError
 from hone.forest import count_step, make_batch
 from hone.losses import LossOutput
@@ -188,6 +190,19 @@ def test_an_own_loss(own):
     assert output.total.item() == pytest.approx(-1.5)
     assert float(output.metrics["highest"]) == pytest.approx(2)
     assert float(output.metrics["ratio"]) == pytest.approx(1.5)  # measured for every loss
+
+
+@pytest.mark.quick
+def test_the_examples_of_the_documentation(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+    section = text.partition("## Policy losses and credit")[2]
+    (tmp_path / "mine.py").write_text(section.partition("```python")[2].partition("```")[0])
+    assert all(f"| `{name}` |" in section for name in (*POLICY, *CREDIT))
+    logprobs, batch = small_batch([-1.0 - math.log(2), -1.0])
+    output = make_policy_loss(f"{tmp_path / 'mine.py'}:unclipped", replace(SETTINGS, beta=0.0))
+    assert output(logprobs, batch).total.item() == pytest.approx(-1.5)
+    best = make_credit(f"{tmp_path / 'mine.py'}:best_only")
+    assert best(np.array([0.5, 2.0, 2.0])).tolist() == [0.0, 1.0, 1.0]
 
 
 @pytest.mark.quick

@@ -16,7 +16,6 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -38,32 +37,15 @@ from hone.models import read_quantised, read_weights, save_model
 from hone.recipe.load import load_recipe
 from hone.recipe.node import Node
 from hone.recipe.schema import STAGES, Recipe
-from hone.recipe.training import Lora
+from hone.recipe.training import DataStage, Lora
 from hone.runs import Run, create_run
 from hone.stages.run import prepare_stage, run_recipe
+from tests.recipe import cases_policy as policy
+from tests.recipe import cases_preference as preference
+from tests.recipe.cases import Case, case
 from tests.trackers.reading import records_of
 
 # --- The table -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Case:
-    """changes: overrides, each of which alone makes `differs` differ from a run of `start`.
-
-    differs, same: parts of `Outcome`, in one text. same: what the changes must leave as it is.
-    """
-
-    changes: tuple[str, ...]
-    differs: str
-    start: tuple[str, ...] = ()
-    same: str = ""
-
-
-def case(
-    *changes: str, start: str | tuple[str, ...] = (), differs: str = "weights", same: str = ""
-) -> Case:
-    """A case as it stands in the tables."""
-    return Case(changes, differs, (start,) if isinstance(start, str) else start, same)
 
 
 TENSORBOARD = "trackers=[{type: tensorboard, finish_within_s: 120.0}]"
@@ -106,6 +88,8 @@ TOP = {
     "stages": case(TWO_STAGES),
     "pretrain": case(f"stages=[{{pretrain: {{{ONE_STEP}}}}}]", differs="checkpoints"),
     "sft": case(f"stages=[{{sft: {{{ONE_STEP}}}}}]", differs="metrics checkpoints"),
+    "dpo": case(f"stages=[{{dpo: {{{ONE_STEP}}}}}]", differs="metrics checkpoints"),
+    "grpo": case(f"stages=[{{{policy.ONE_STEP}}}]", differs="weights metrics"),
     "trackers": tracked(TENSORBOARD, start=()),
     "trackers.tensorboard.type": tracked(TENSORBOARD, start=MLFLOW),
     "trackers.tensorboard.folder": tracked("trackers[0].folder=shared"),
@@ -273,7 +257,7 @@ def low_rank(name: str, start: str) -> dict[str, Case]:
     }
 
 
-SFT = {
+ADAPTERS = {
     "adapter.lora.type": case(LORA, differs="weights printed"),
     **low_rank("lora", LORA),
     "adapter.qlora.type": case(QLORA, start=LORA, differs="weights metrics"),
@@ -285,8 +269,15 @@ SFT = {
         differs="weights printed",
     ),
     "adapter.full.type": case("adapter={type: full}", start=LORA, differs="weights printed"),
-    "train_on": case("train_on=all", differs="weights printed"),
 }
+
+# What a method has besides, or where a field shows in another way.
+OWN = {
+    "sft": {**ADAPTERS, "train_on": case("train_on=all", differs="weights printed")},
+    "dpo": {**ADAPTERS, **preference.STAGE},
+}
+OWN_DATA = {"dpo": preference.DATA}
+WITH_DATA = [method for method, stage in STAGES.items() if issubclass(stage, DataStage)]
 
 
 def held_out(each: Case) -> Case:
@@ -296,10 +287,10 @@ def held_out(each: Case) -> Case:
 
 
 def under(prefix: str, each: Case) -> Case:
-    """The case with its overrides below `prefix`, keys of the recipe's top level aside."""
+    """The case with its overrides below `prefix`, but for keys of the top level and of a stage."""
 
     def written_out(override: str) -> str:
-        top = re.split(r"[.=]", override)[0] in Recipe.model_fields
+        top = re.split(r"[.=]", override)[0] in {*Recipe.model_fields, *STAGES}
         return override if top else f"{prefix}.{override}"
 
     changes, start = tuple(map(written_out, each.changes)), tuple(map(written_out, each.start))
@@ -309,11 +300,12 @@ def under(prefix: str, each: Case) -> Case:
 def all_cases() -> dict[str, tuple[str, Case]]:
     """Dotted path of a field to (name of the recipe, case with its overrides written out)."""
     cases = {path: ("sft", each) for path, each in TOP.items()}
-    for method in STAGES:
-        own = SFT if method == "sft" else {}
-        for path, each in {**STAGE, **own}.items():
+    for path, (recipe, each) in policy.all_cases(STAGE, ADAPTERS):
+        cases[f"grpo.{path}"] = (recipe, under("grpo", each))
+    for method in WITH_DATA:
+        for path, each in {**STAGE, **OWN.get(method, {})}.items():
             cases[f"{method}.{path}"] = (method, under(method, each))
-        for path, each in DATA.items():
+        for path, each in OWN_DATA.get(method, DATA).items():
             place = f"{method}.data"
             cases[f"{place}.{path}"] = (method, under(place, each))
             place = f"{method}.evaluation.data"
@@ -542,9 +534,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_adapters(folder)
     write_hub_data(folder)
     write_stores(folder)
-    for method in STAGES:
-        adapter = "      adapter: {type: full}\n" if method == "sft" else ""
-        recipe = RECIPE.replace("METHOD", method) + adapter
+    policy.write_files(folder)
+    for method in WITH_DATA:
+        adapter = "      adapter: {type: full}\n"
+        has_one = "adapter" in STAGES[method].model_fields
+        recipe = RECIPE.replace("METHOD", method) + (adapter if has_one else "")
         (folder / f"{method}.yaml").write_text(recipe)
         recipe = recipe.replace("share: 0.3", "data: rows.jsonl")
         (folder / f"{method}-held-out.yaml").write_text(recipe)
@@ -561,7 +555,12 @@ def observe(folder: Path) -> Iterator[Observe]:
             patch.delenv(name)
         patch.setenv("NETRC", str(folder / "no-netrc"))
         patch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "hub")
-        yield cache(lambda recipe, overrides: run_once(folder, recipe, overrides))
+
+        def observe(recipe: str, overrides: tuple[str, ...]) -> Outcome:
+            look = policy.judge if policy.is_judged(recipe) else run_once
+            return look(folder, recipe, overrides)
+
+        yield cache(observe)
 
 
 def run_once(folder: Path, recipe: str, overrides: tuple[str, ...]) -> Outcome:
@@ -690,6 +689,9 @@ def make_rows(first: int, count: int, place: str = "before") -> list[dict[str, A
                 "better": f" the number {n + 1}{more}",
                 "rejected": f" {n + 2}",
                 "worse": f" nothing{more}",
+                "asked": chat(f"What is after {n}?", "")[:1],
+                "good": chat("", f"It is {n + 1}{more}.")[1:],
+                "bad": chat("", f"It is {n}.")[1:],
                 "label": n % 2 == 0,
                 "verdict": n % 3 == 0,
                 "persona": "You can count.",
@@ -810,11 +812,18 @@ def check(observe: Observe, recipe: str, each: Case) -> None:
         assert not differing & set(each.same.split()), f"{change} changes {sorted(differing)}"
 
 
-@pytest.mark.parametrize(("overrides", "words"), REFUSED.items(), ids=map(str, REFUSED))
+@pytest.mark.parametrize(
+    ("method", "overrides", "words"),
+    [
+        pytest.param(method, *each, id=str(each[0]))
+        for method, table in {"sft": REFUSED, "dpo": preference.REFUSED}.items()
+        for each in table.items()
+    ],
+)
 def test_what_would_have_no_effect_is_refused(
-    overrides: tuple[str, ...], words: str, folder: Path, observe: Observe
+    method: str, overrides: tuple[str, ...], words: str, folder: Path, observe: Observe
 ) -> None:
-    assert words.replace("FOLDER", str(folder)) in observe("sft", overrides)["error"]
+    assert words.replace("FOLDER", str(folder)) in observe(method, overrides)["error"]
 
 
 def test_the_same_recipe_has_the_same_outcome(folder: Path, observe: Observe) -> None:

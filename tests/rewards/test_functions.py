@@ -240,7 +240,7 @@ def test_what_counts_as_a_number(value: Any) -> None:
 
 @pytest.mark.parametrize("value", ["1", None, [1], torch.ones(2), 1j, 10**400, object()])
 def test_what_counts_as_none(value: Any) -> None:
-    with pytest.raises(BadAnswer, match="^returned "):
+    with pytest.raises(BadAnswer, match=r"^returned "):
         number(value)
 
 
@@ -260,5 +260,5 @@ def test_functions_are_loaded_from_files(tmp_path: Path) -> None:
     )
     made = load_reward(Reward(function=f"{tmp_path}/reward.py:judge"))
     assert called(made).rewards == [2.0] * 4
-    with pytest.raises(UserError, match="reward.py:Judge` is a class"):
+    with pytest.raises(UserError, match=r"reward\.py:Judge` is a class"):
         load_reward(Reward(function=f"{tmp_path}/reward.py:Judge"))

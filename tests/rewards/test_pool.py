@@ -85,6 +85,37 @@ def imports(completions, log_extra, log_metric):
     log_metric("pid", os.getpid())
     return [None, 1, 2, 3]
 
+def inherits(completions, log_extra):
+    open_files = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
+                  if os.path.lexists(f"/proc/self/fd/{fd}")]
+    with open("/proc/self/oom_score_adj") as file:
+        log_extra("first_to_go", [int(file.read())] * 4)
+    log_extra("open", [open_files] * 4)
+    return length(completions)
+
+def counts(completions):
+    with open(completions[0], "a") as file:
+        file.write(f"{len(completions)}\\n")
+    return [1.0] * len(completions)
+
+def meets(completions):
+    mine, other = completions
+    open(mine, "w").close()
+    while not os.path.exists(other):
+        time.sleep(0.01)
+    return [1.0, 1.0]
+
+def odd_extras(completions, log_extra):
+    circle = []
+    circle.append(circle)
+    log_extra("circle", [circle] * 4)
+    return length(completions)
+
+def array_extras(completions, log_extra):
+    import numpy
+    log_extra("array", [numpy.arange(2), numpy.float32(0.5), {1: object}, sys])
+    return numpy.arange(4) / 2
+
 def interrupted(completions):
     for each in (signal.SIGINT,):
         os.kill(os.getpid(), each)
@@ -203,7 +234,6 @@ def test_what_a_hung_reward_has_started_ends_with_it(own: Path) -> None:
         wait_for(lambda: "sleep 1000" not in sleepers())
 
 
-@pytest.mark.quick
 def test_a_value_that_is_no_number_is_that_of_one_completion(own: Path) -> None:
     with Scorer([reward(own, "word")], workers=1) as scorer:
         scored = scorer.submit(group()).result()
@@ -270,7 +300,48 @@ def test_weights_are_those_of_the_recipe(own: Path) -> None:
     assert weights_of(sources) == {"format": 0.25, "length": -2.0}
 
 
-@pytest.mark.quick
+def test_a_function_is_called_once_for_a_group(own: Path, tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    with Scorer([reward(own, "counts")], workers=2) as scorer:
+        futures = [scorer.submit(group(str(calls), "b", index=n)) for n in range(5)]
+        assert all(future.result()[0].failure is None for future in futures)
+    assert calls.read_text() == "2\n" * 5
+
+
+def test_groups_are_scored_beside_each_other(own: Path, tmp_path: Path) -> None:
+    """Each of two calls waits for the other one to begin."""
+    one, two = f"{tmp_path}/one", f"{tmp_path}/two"
+    with Scorer([reward(own, "meets")], workers=2) as scorer:
+        futures = [scorer.submit(group(one, two)), scorer.submit(group(two, one))]
+        assert [future.result()[0].failure for future in futures] == [None, None]
+
+
+def test_processes_inherit_nothing_and_go_first_where_memory_runs_out(
+    own: Path, tmp_path: Path
+) -> None:
+    with (tmp_path / "lock").open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        with Scorer([reward(own, "inherits")], workers=1) as scorer:
+            score = scorer.submit(group()).result()[0]
+    assert score.failure is None
+    held = [name for name in score.extra["open"] if not name.startswith("/proc/")]
+    # The event loop has its own pair of sockets and its epoll.
+    assert {name.partition(":")[0] for name in held} <= {"/dev/null", "socket", "anon_inode"}
+    assert score.extra["first_to_go"] == 1000
+
+
+def test_extras_of_any_kind_come_back_or_are_a_failure(own: Path) -> None:
+    with Scorer([reward(own, "array_extras")], workers=1) as scorer:
+        scores = scorer.submit(group()).result()
+    assert [score.rewards["array_extras"] for score in scores] == [0.0, 0.5, 1.0, 1.5]
+    extras = [score.extra["array"] for score in scores]
+    assert extras[:2] == [[0, 1], 0.5]
+    assert extras[2] == {"1": "<class 'object'>"}
+    with Scorer([reward(own, "odd_extras")], workers=1) as scorer:
+        scores = scorer.submit(group()).result()
+    assert scores[0].failure == "`odd_extras` raised ValueError: Circular reference detected"
+
+
 def test_nothing_heavy_is_imported_and_extras_come_back(own: Path) -> None:
     with Scorer([reward(own, "imports")], workers=1) as scorer:
         scores = scorer.submit(group()).result()
