@@ -27,6 +27,8 @@ from tests.data.tokenizers import shared
 from tests.preferences import random_judged, random_pairs
 from tests.tiny import make_model
 
+pytestmark = pytest.mark.quick
+
 
 def tokens_of(sample: Sample) -> list[list[int]]:
     return [segment.tokens.tolist() for segment in sample.segments]
