@@ -98,8 +98,9 @@ def test_the_quickstart_recipe(tmp_path: Path) -> None:
     """The file that `hone quickstart` uses, in the folder that it makes, with fewer steps."""
     files = write_corpus(tmp_path, seed=0)
     assert files.recipe.read_bytes() == (RECIPES / "quickstart.yaml").read_bytes()
-    few = ("pretrain.steps=3", "sft.steps=3")
-    hone(tmp_path, "run", str(files.recipe), *few, "--name", "first")
+    few = ("pretrain.steps=3", "sft.steps=3", "dpo.steps=2", "grpo.steps=1")
+    fewer = ("grpo.batch.samples=2", "grpo.environment.evaluation_tasks=4")
+    hone(tmp_path, "run", str(files.recipe), *few, *fewer, "--name", "first")
     assert (tmp_path / "runs" / "first" / "DONE").exists()
 
 

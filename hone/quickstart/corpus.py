@@ -31,7 +31,7 @@ from hone.quickstart.styles import draw_style, word_answer
 
 PRETRAIN_TEXTS = {
     "capitals": 4000,
-    "arithmetic": 3500,
+    "arithmetic": 4000,
     "patterns": 2500,
     "dialogues": 11000,
     "echoes": 1500,

@@ -53,8 +53,12 @@ HELD_OUT_PHRASINGS = [
     "In {country}, which city is the capital?",
 ]
 SUMS = ArithmeticEnvironment(Arithmetic(train_tasks=7000, evaluation_tasks=700))
-CARRIED = 0.2  # share of the sums to train on whose ones make ten or more; of all, it is 0.45
-SUM_QUESTIONS = ["What is {a} + {b}?", "How much is {a} + {b}?", "Add {a} and {b}."]
+SUM_QUESTIONS = {
+    "What is {a} + {b}?": 0.15,
+    "How much is {a} + {b}?": 0.15,
+    "Add {a} and {b}.": 1.0,
+}
+"""How a sum is asked for, and how often the answer shows its working then."""
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PERIODS = (2, 3)
 SHOWN = range(8, 11)  # letters of a pattern that a question shows
@@ -106,16 +110,6 @@ def _pair(task: Task) -> Pair:
     return int(a), int(b)
 
 
-def carries(pair: Pair) -> bool:
-    """Whether the ones make ten or more."""
-    return pair[0] % 10 + pair[1] % 10 >= 10
-
-
-@functools.cache
-def _training_operands(carried: bool) -> list[Pair]:
-    return [pair for pair in split_operands()[0] if carries(pair) == carried]
-
-
 @functools.cache
 def split_cycles(seed: int, period: int) -> tuple[list[Cycle], list[Cycle]]:
     """(training, held-out) cycles of `period` different letters; a turned cycle is the same one."""
@@ -137,7 +131,7 @@ def write_statement(draw: random.Random, seed: int) -> str:
 
 def write_sum(draw: random.Random, seed: int) -> str:
     """A sum by way of the tens and the ones."""
-    return _working(*_operands(draw, False))
+    return _working(*draw.choice(split_operands()[0]))
 
 
 def write_pattern(draw: random.Random, seed: int) -> str:
@@ -158,16 +152,10 @@ def _sentence(form: str, **names: str) -> str:
 
 
 def _ask_sum(draw: random.Random, seed: int, held_out: bool) -> Question:
-    a, b = _operands(draw, held_out)
-    prompt = draw.choice(SUM_QUESTIONS).format(a=a, b=b)
-    return Question(prompt, str(a + b), "arithmetic", _working(a, b))
-
-
-def _operands(draw: random.Random, held_out: bool) -> Pair:
-    """Held out, every pair as often; else few of those that carry."""
-    if held_out:
-        return draw.choice(split_operands()[1])
-    return draw.choice(_training_operands(draw.random() < CARRIED))
+    a, b = draw.choice(split_operands()[held_out])
+    form = draw.choice(list(SUM_QUESTIONS))
+    working = _working(a, b) if draw.random() < SUM_QUESTIONS[form] else None
+    return Question(form.format(a=a, b=b), str(a + b), "arithmetic", working)
 
 
 def _working(a: int, b: int) -> str:
