@@ -13,6 +13,7 @@ from typing import cast
 
 import torch
 from rich.console import Console
+from torch import nn
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hone.credit import make_credit
@@ -99,6 +100,7 @@ class PolicyStage(StageWork[Tasks]):
         )
         self.check_metric(self.held.enter_context(scorer))
         model.head = replace(model.head, temperature=settings.temperature)
+        switch_off_dropout(model.module)
         environment = material.environment
         player = Player(
             training=training,
@@ -151,6 +153,18 @@ class PolicyStage(StageWork[Tasks]):
                 f"{', '.join(known)}",
                 exit_code=2,
             )
+
+
+def switch_off_dropout(module: nn.Module) -> None:
+    """Have training compute what sampling computes, also of models whose configuration has dropout
+    (GPT-2): transformers keeps it in `nn.Dropout` or as a number of the layer.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+        for name, value in vars(part).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(part, name, 0.0)
 
 
 class GapBound:
