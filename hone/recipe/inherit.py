@@ -17,10 +17,7 @@ from hone.recipe.shape import Shape, branches, meant, shape_at, type_name, value
 OriginOf = Callable[[KeyPath], Origin]
 """The origin of a value that is taken, by its path below the mapping it is taken from."""
 
-# What is done with the adapter of the one stage before this one; and dropout, which not every
-# method can have.
-_NOT_CARRIED = {"grpo": ("before", "dropout")}
-_USUALLY_NOT_CARRIED = ("before",)
+_NOT_CARRIED = ("before",)  # what is done with the adapter of the one stage before this one
 
 
 def fill(
@@ -108,8 +105,9 @@ def carry_over(given: dict[str, Any], origins: Origins) -> None:
 
 def _carry(given: dict[str, Any], source: KeyPath, path: KeyPath, origins: Origins) -> None:
     """Fills the adapter of the stage at `path` from the one at `source`."""
-    left = _NOT_CARRIED.get(str(path[-1]), _USUALLY_NOT_CARRIED)
-    settings = {key: value for key, value in value_at(source, given).items() if key not in left}
+    settings = {
+        key: value for key, value in value_at(source, given).items() if key not in _NOT_CARRIED
+    }
 
     def origin_there(rest: KeyPath) -> Origin:
         origin = origin_of((*source, *rest[1:]), origins)

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveFloat, field_validator, model_validator
 from hone.recipe.data import Occasions, Stopping
 from hone.recipe.node import Node, PositiveInt, place, type_left_out
 from hone.recipe.rewards import Environment, PromptColumns, Reward, TaskFile, check_own_code
-from hone.recipe.training import Adapter, Full, Lora, TrainingStage
+from hone.recipe.training import Adapter, Lora, TrainingStage
 
 LOSSES = ("grpo", "dapo", "dr_grpo", "gspo", "cispo", "rloo", "reinforce")
 CREDITS = ("group", "mean", "leave_one_out")
@@ -199,15 +199,6 @@ class Grpo(TrainingStage):
             raise ValueError(
                 "`evaluation.early_stopping.metric`: expected `reward`, or one of the rewards such "
                 "as `reward/correct`"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def trains_what_has_sampled(self) -> "Grpo":
-        if not isinstance(self.adapter, Full) and self.adapter.dropout:
-            raise ValueError(
-                f"`adapter.dropout` is {self.adapter.dropout:g}: the policy that is trained would "
-                "be another one than has sampled; expected 0"
             )
         return self
 

@@ -103,10 +103,10 @@ class Tasks:
     def describe(self) -> list[str]:
         """Tasks, prompts and what was left out of them, line by line."""
         lengths = [len(question.ids) for question in self.questions]
-        steps = self.settings.batch.samples * self.settings.group
+        count = self.settings.batch.samples * self.settings.group
         lines = [
             f"{len(lengths):,} tasks, {len(self.held_out.questions):,} held out, prompts of "
-            f"{min(lengths):,} to {max(lengths):,} tokens; {steps:,} completions for each "
+            f"{min(lengths):,} to {max(lengths):,} tokens; {count:,} completions for each "
             f"{_updates(self.settings.updates)}"
         ]
         if dropped := self.training.too_long + self.held_out.too_long:

@@ -405,14 +405,6 @@ def test_an_adapter_of_another_type_takes_nothing_over(tmp_path: Path) -> None:
     assert [sft(back, index).adapter for index in (2, 3)] == [Lora(rank=2), Lora(rank=2)]
 
 
-def test_dropout_is_not_carried_to_a_stage_that_cannot_have_it(tmp_path: Path) -> None:
-    adapter = "adapter: {rank: 4, dropout: 0.1}"
-    stages = [f"sft: {{data: chat.jsonl, {adapter}}}", "grpo: {environment: arithmetic}"]
-    recipe = "model: base\nstages:\n" + "".join(f"  - {stage}\n" for stage in stages)
-    later = load_recipe(write(tmp_path, recipe)).resolved["stages"][1]["grpo"]["adapter"]
-    assert (later["rank"], later["dropout"]) == (4, 0.0)
-
-
 def test_what_is_done_with_the_adapter_before_is_not_carried_over(tmp_path: Path) -> None:
     """Only the stage that says it does it; a schema without the field refuses it in that stage."""
     recipe = STAGES.replace("alpha: 8", "before: merge")
