@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from hone.annotate import annotate
+from hone.checkpoints import CheckpointState, save_checkpoint
 from hone.data.joined import Joined
 from hone.data.prepare import prepare
 from hone.device import Precision
+from hone.errors import UserError
 from hone.models import join_model
 from hone.recipe.data import Data
 from hone.recipe.preference import Dpo
@@ -26,6 +28,8 @@ from hone.training import Training
 from tests.data.tokenizers import shared
 from tests.preferences import random_judged, random_pairs
 from tests.tiny import make_model
+
+pytestmark = pytest.mark.quick
 
 
 def tokens_of(sample: Sample) -> list[list[int]]:
@@ -134,8 +138,8 @@ def training(folder: Path) -> Training:
     )
 
 
-def open_reference(folder: Path) -> Reference:
-    return Reference(folder / REFERENCE, len(SAMPLES), SAMPLES.__getitem__)
+def open_reference(folder: Path, source: str = "pairs", count: int = len(SAMPLES)) -> Reference:
+    return Reference(folder / REFERENCE, count, SAMPLES.__getitem__, source)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -195,8 +199,7 @@ def test_memory_that_runs_out_leaves_the_parts_before_as_they_are(tmp_path: Path
     roomy = 10**9
     whole = training(tmp_path / "whole")
     with forwards(whole) as seen:
-        part = Reference(tmp_path / "one" / REFERENCE, PART, SAMPLES.__getitem__)
-        part.compute(whole, lambda done: None)
+        open_reference(tmp_path / "one", count=PART).compute(whole, lambda done: None)
     in_part = len(seen)
 
     def compute(here: Training, folder: Path) -> None:
@@ -221,6 +224,21 @@ def test_memory_that_runs_out_leaves_the_parts_before_as_they_are(tmp_path: Path
         open_reference(tmp_path / "killed").compute(resumed, lambda done: None)
     assert max(seen) <= 1100, "it is not tried again"
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+
+
+def test_a_reference_of_other_data_is_not_used(tmp_path: Path) -> None:
+    """As after `--accept-changed-data`: computed again, but never with weights that moved on."""
+    here, warned = training(tmp_path), list[str]()
+    here.warn = warned.append
+    open_reference(tmp_path, count=3).compute(here, lambda done: None)
+    open_reference(tmp_path, "other pairs", 3).compute(here, lambda done: None)
+    assert warned == [
+        "reference/part_000000 cannot be used, it is of other data: it is computed again"
+    ]
+    save_checkpoint(here.checkpoints, CheckpointState(1, evaluated=True), lambda folder: None)
+    open_reference(tmp_path, "other pairs", 3).compute(here, lambda done: None)
+    with pytest.raises(UserError, match="it is of other data; and the stage has gone on"):
+        open_reference(tmp_path, count=3).compute(here, lambda done: None)
 
 
 def test_losses_are_described_with_what_they_were_derived_to() -> None:
