@@ -261,3 +261,9 @@ def test_the_dropout_of_a_model_does_not_part_training_from_sampling(folder: Pat
     (row,) = rows(run)
     assert row["gap"] < 1e-4
     assert row["ratio"] == pytest.approx(1, abs=1e-4)
+
+
+def test_weights_that_an_update_has_broken_are_told(folder: Path) -> None:
+    words = ("grpo.learning_rate=1e30", "grpo.optimizer=sgd", "grpo.max_grad_norm=null")
+    with pytest.raises(UserError, match="the model's probabilities are not finite"):
+        do(make(folder, *words))
