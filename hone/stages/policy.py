@@ -13,6 +13,7 @@ from typing import cast
 
 import torch
 from rich.console import Console
+from torch import nn
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hone.credit import make_credit
@@ -98,8 +99,12 @@ class PolicyStage(StageWork[Tasks]):
             log=self.folder / "rewards.txt",
         )
         self.check_metric(self.held.enter_context(scorer))
+        if turn_off_dropout(model.causal):
+            progress.say(
+                f"{self.title}: dropout is off, because what is sampled and what is trained must "
+                "be the same model"
+            )
         model.head = replace(model.head, temperature=settings.temperature)
-        switch_off_dropout(model.module)
         environment = material.environment
         player = Player(
             training=training,
@@ -154,16 +159,19 @@ class PolicyStage(StageWork[Tasks]):
             )
 
 
-def switch_off_dropout(module: nn.Module) -> None:
-    """Have training compute what sampling computes, also of models whose configuration has dropout
-    (GPT-2): transformers keeps it in `nn.Dropout` or as a number of the layer.
+def turn_off_dropout(module: nn.Module) -> bool:
+    """Leave all dropout out, that of adapters included; returns whether there was any.
+
+    transformers keeps it in modules of its own, or as a number of the layer.
     """
+    found = False
     for part in module.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
-        for name, value in vars(part).items():
-            if "dropout" in name and isinstance(value, float):
+        names = ["p"] if isinstance(part, nn.Dropout) else [n for n in vars(part) if "dropout" in n]
+        for name in names:
+            if isinstance(share := getattr(part, name), float):
+                found |= share > 0
                 setattr(part, name, 0.0)
+    return found
 
 
 class GapBound:
