@@ -88,10 +88,10 @@ STAGE = {
     ),
     "max_grad_norm": case("max_grad_norm=null", start="max_grad_norm=0.0001"),
     "adapter.lora.dropout": case(
-        "adapter.dropout=0.5", start="adapter={type: lora}", differs="error"
+        "adapter.dropout=0.5", start="adapter={type: lora}", differs="printed", same="weights"
     ),
     "adapter.qlora.dropout": case(
-        "adapter.dropout=0.5", start="adapter={type: qlora}", differs="error"
+        "adapter.dropout=0.5", start="adapter={type: qlora}", differs="printed", same="weights"
     ),
     "add_tokens": case("add_tokens=[comes]", differs="weights printed"),
     "gradient_checkpointing": case("gradient_checkpointing=true", differs="kept", same="weights"),
