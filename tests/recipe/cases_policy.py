@@ -300,7 +300,7 @@ JUDGED: dict[str, dict[str, Case]] = {
         ),
         "evaluation.split": case(
             "environment.evaluation.split=test",
-            start=("environment.evaluation={path: acme/tiny}", "environment.columns.tests=prompt"),
+            start=("environment.evaluation={path: acme/tiny}", "environment.columns.tests=answer"),
             differs="tasks",
         ),
         "type": case("environment={type: answers, data: tasks.jsonl}", differs="scores"),
