@@ -77,6 +77,12 @@ def choose(
     """
     wide = torch.float64 if logits_BV.dtype == torch.float64 else torch.float32
     probabilities_BV = torch.softmax(logits_BV, dim=-1, dtype=wide)
+    if not torch.isfinite(probabilities_BV[:, 0]).all():  # one that is not makes none of a row so
+        raise UserError(
+            "the model's probabilities are not finite numbers, so nothing can be drawn from them",
+            hint="its weights are broken: updates were too large, lower `learning_rate` and begin "
+            "a new run; or look at the model's files",
+        )
     scores_BV = logits_BV
     if settings.repetition_penalty != 1.0:
         scores_BV = penalise(logits_BV.to(wide), seen, settings.repetition_penalty)

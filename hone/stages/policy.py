@@ -160,15 +160,17 @@ class PolicyStage(StageWork[Tasks]):
 
 
 def turn_off_dropout(module: nn.Module) -> bool:
-    """Leave all dropout out, that of adapters included; returns whether there was any."""
+    """Leave all dropout out, that of adapters included; returns whether there was any.
+
+    transformers keeps it in modules of its own, or as a number of the layer.
+    """
     found = False
     for part in module.modules():
-        if isinstance(part, nn.Dropout):
-            found |= part.p > 0
-            part.p = 0.0
-        elif isinstance(share := getattr(part, "attention_dropout", None), float):
-            found |= share > 0
-            part.attention_dropout = 0.0
+        names = ["p"] if isinstance(part, nn.Dropout) else [n for n in vars(part) if "dropout" in n]
+        for name in names:
+            if isinstance(share := getattr(part, name), float):
+                found |= share > 0
+                setattr(part, name, 0.0)
     return found
 
 

@@ -6,6 +6,7 @@ outcome of a recipe whose name begins with `judged`, by way of the pool where it
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,8 @@ STAGE = {
     "evaluation.early_stopping.min_change": case(
         "evaluation.early_stopping.min_change=0.0",
         start=(
-            *("steps=8", "evaluation.temperature=1"),
-            "evaluation.early_stopping={patience: 4, min_change: 5.0}",
+            *("steps=8", "evaluation.temperature=1", "rewards=[reward.py:short]"),
+            "evaluation.early_stopping={patience: 2, min_change: 5.0}",
         ),
         differs="metrics",
     ),
@@ -232,7 +233,7 @@ class Environment:
 
 # --- Cases of environments -----------------------------------------------------------------------
 
-FILE = "environment.data=tasks.jsonl"
+HUB = "environment.data.path=acme/tiny"
 
 JUDGED: dict[str, dict[str, Case]] = {
     "arithmetic": {
@@ -292,6 +293,16 @@ JUDGED: dict[str, dict[str, Case]] = {
         "weights": case("environment.weights={length: 3}", differs="totals", same="scores"),
     },
     "python": {
+        "data.split": case(
+            "environment.data.split=test",
+            start=(HUB, "environment.columns.tests=answer"),
+            differs="tasks",
+        ),
+        "evaluation.split": case(
+            "environment.evaluation.split=test",
+            start=("environment.evaluation={path: acme/tiny}", "environment.columns.tests=answer"),
+            differs="tasks",
+        ),
         "type": case("environment={type: answers, data: tasks.jsonl}", differs="scores"),
         "columns.prompt": case("environment.columns.prompt=question", differs="tasks"),
         "columns.tests": case("environment.columns.tests=other_tests", differs="scores"),
@@ -410,9 +421,10 @@ def score(settings: Any, task: Task, answers: Sequence[str], pooled: bool) -> li
         with Scorer([settings], workers=1) as scorer:
             return list(scorer.submit(Group(task, list(answers), ids)).result())
     called = Called()
-    called.load([settings])
-    pairs = zip(answers, ids, strict=True)
-    return [Score(called.score(0, task, *pair, seed=0)["rewards"]) for pair in pairs]
+    with closing(called.loop):
+        called.load([settings])
+        pairs = zip(answers, ids, strict=True)
+        return [Score(called.score(0, task, *pair, seed=0)["rewards"]) for pair in pairs]
 
 
 def is_judged(recipe: str) -> bool:

@@ -249,3 +249,21 @@ def test_the_prompts_are_those_that_are_sampled_from(folder: Path) -> None:
         question = by_task[rollout.task]
         assert list(rollout.prompt_ids) == question.ids
         assert rollout.prompt == question.task.prompt == tokenizer.decode(question.ids)
+
+
+def test_the_dropout_of_a_model_does_not_part_training_from_sampling(folder: Path) -> None:
+    """Neither that of the configuration nor that of the adapter."""
+    config = "{n_embd: 32, n_layer: 2, n_head: 4, resid_pdrop: 0.3, attn_pdrop: 0.3}"
+    tokenizer = "{train_on: text.jsonl, vocabulary: 320}"
+    model = f"model={{architecture: gpt2, config: {config}, tokenizer: {tokenizer}}}"
+    run = make(folder, model, "grpo.precision=fp32", "grpo.steps=1", "grpo.adapter={dropout: 0.3}")
+    assert "dropout is off" in do(run)
+    (row,) = rows(run)
+    assert row["gap"] < 1e-4
+    assert row["ratio"] == pytest.approx(1, abs=1e-4)
+
+
+def test_weights_that_an_update_has_broken_are_told(folder: Path) -> None:
+    words = ("grpo.learning_rate=1e30", "grpo.optimizer=sgd", "grpo.max_grad_norm=null")
+    with pytest.raises(UserError, match="the model's probabilities are not finite"):
+        do(make(folder, *words))
