@@ -72,8 +72,11 @@ def compute_scores(
     filling = -count % fill_multiple(count)
     hidden_PD = F.pad(hidden_PD, (0, 0, 0, filling))
     targets_P = F.pad(targets_P, (0, filling))
+    trained: tuple[torch.Tensor | None, ...] = (head.weight_VD, head.bias_V, head.rows_KD)
+    if not torch.is_grad_enabled():  # the function would be told of gradients that nobody wants
+        trained = tuple(each if each is None else each.detach() for each in trained)
     logprobs, likeliest, found = _Logprobs.apply(
-        hidden_PD, head.weight_VD, head.bias_V, head.rows_KD, targets_P, head, dtype, entropies
+        hidden_PD, *trained, targets_P, head, dtype, entropies
     )
     return Scores(logprobs[:count], likeliest[:count], found[:count] if entropies else None)
 

@@ -121,3 +121,14 @@ def test_entropy_of_a_certain_token_is_zero():
     head = Head(torch.tensor([[1.0], [0.0]]))
     found = compute_scores(torch.tensor([[200.0]]), torch.tensor([1]), head, entropies=True)
     assert found.entropies.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("trains_head", [False, True], ids=["frozen head", "trained head"])
+def test_the_likeliest_token_is_known_where_no_gradient_is_wanted(trains_head):
+    hidden, weight, _, targets = operands(torch.float32)
+    logits = hidden @ weight.T
+    targets = torch.where(torch.arange(len(targets)) % 2 == 0, logits.argmax(-1), targets)
+    with torch.no_grad():
+        found = compute_scores(hidden, targets, Head(weight.requires_grad_(trains_head)))
+    assert torch.equal(found.likeliest, logits.argmax(-1) == targets)
+    assert 0 < found.likeliest.sum() < len(targets)

@@ -9,7 +9,7 @@ adapters beside frozen embeddings cannot. The texts teach nothing else.
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -53,9 +53,11 @@ class CorpusFiles:
     recipe: Path
 
 
-def write_corpus(folder: Path, seed: int) -> CorpusFiles:
+def write_corpus(
+    folder: Path, seed: int, questions: Mapping[str, int] = EVALUATION_QUESTIONS
+) -> CorpusFiles:
     """Write pretrain.jsonl, sft.jsonl, pairs.jsonl, evaluation.jsonl and recipe.yaml: the same
-    bytes for the same seed.
+    bytes for the same seed. questions: how many of each kind the evaluation asks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = ("pretrain.jsonl", "sft.jsonl", "pairs.jsonl", "evaluation.jsonl", "recipe.yaml")
@@ -63,7 +65,7 @@ def write_corpus(folder: Path, seed: int) -> CorpusFiles:
     _write_rows(files.pretrain, ({"text": text} for text in make_texts(seed)))
     _write_rows(files.sft, make_conversations(seed))
     _write_rows(files.pairs, make_pairs(seed))
-    _write_rows(files.evaluation, make_evaluation(seed))
+    _write_rows(files.evaluation, make_evaluation(seed, questions))
     recipe = resources.files("hone.quickstart").joinpath("recipe.yaml")
     write_whole(files.recipe, recipe.read_bytes())
     return files
@@ -119,18 +121,22 @@ def make_pairs(seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def make_evaluation(seed: int) -> list[dict[str, Any]]:
+def make_evaluation(
+    seed: int, questions: Mapping[str, int] = EVALUATION_QUESTIONS
+) -> list[dict[str, Any]]:
     """The held-out questions, kind after kind, each with a pair of answers."""
     draw = random.Random(f"{seed} evaluation styles")
     rows = []
-    for question in _ask_all("evaluation", seed, EVALUATION_QUESTIONS, held_out=True):
+    for question in _ask_all("evaluation", seed, questions, held_out=True):
         chosen, rejected = _pair(question, draw)
         row = {"prompt": question.prompt, "answer": question.answer, "kind": question.kind}
         rows.append(row | {"chosen": chosen, "rejected": rejected})
     return rows
 
 
-def _ask_all(purpose: str, seed: int, counts: dict[str, int], held_out: bool) -> Iterable[Question]:
+def _ask_all(
+    purpose: str, seed: int, counts: Mapping[str, int], held_out: bool
+) -> Iterable[Question]:
     for kind in KINDS:
         draw = random.Random(f"{seed} {purpose} {kind}")
         yield from ask_different(kind, draw, seed, counts[kind], held_out)

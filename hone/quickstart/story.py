@@ -30,7 +30,7 @@ from hone.evaluate import (
 from hone.files import write_json
 from hone.metrics import read_metrics
 from hone.plots import LOSS, Curve, plot_stages
-from hone.quickstart.corpus import CorpusFiles, write_corpus
+from hone.quickstart.corpus import EVALUATION_QUESTIONS, CorpusFiles, write_corpus
 from hone.quickstart.questions import KINDS
 from hone.quickstart.styles import FORMAT, SAID
 from hone.recipe.load import load_recipe
@@ -65,14 +65,19 @@ mean reward      of the sums, by the recipe's environment; 100 % is {most:g}
 
 
 def run_quickstart(
-    folder: Path, *, console: Console, overrides: Sequence[str] = ()
+    folder: Path,
+    *,
+    console: Console,
+    overrides: Sequence[str] = (),
+    questions: Mapping[str, int] = EVALUATION_QUESTIONS,
 ) -> dict[str, Any]:
     """Make the data, train, ask after each stage; returns what is written to summary.json.
 
-    Raises UserError for a folder with other things in it.
+    questions: how many of each kind are asked. Raises UserError for a folder with other things in
+    it.
     """
     began = time.monotonic()
-    files = prepare_folder(folder, console)
+    files = prepare_folder(folder, questions, console)
     run = open_or_create(folder, files, overrides)
     if not run.done:
         train(run, folder, console)
@@ -99,7 +104,7 @@ def run_quickstart(
     return summary
 
 
-def prepare_folder(folder: Path, console: Console) -> CorpusFiles:
+def prepare_folder(folder: Path, questions: Mapping[str, int], console: Console) -> CorpusFiles:
     """Write the corpus; a folder with other things in it is refused."""
     known = {"pretrain.jsonl", "sft.jsonl", "pairs.jsonl", "evaluation.jsonl", "recipe.yaml"}
     known |= {"runs", PLOT, SUMMARY}
@@ -118,7 +123,7 @@ def prepare_folder(folder: Path, console: Console) -> CorpusFiles:
         )
     console.print(f"quickstart in {folder.resolve()}", highlight=False, soft_wrap=True)
     with console.status("making the corpus"):
-        return write_corpus(folder, SEED)
+        return write_corpus(folder, SEED, questions)
 
 
 def open_or_create(folder: Path, files: CorpusFiles, overrides: Sequence[str]) -> Run:
