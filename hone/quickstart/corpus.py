@@ -1,10 +1,10 @@
 """The quickstart's data, made from a seed: texts to pretrain on, conversations to fine-tune on,
-pairs to prefer by, questions to evaluate.
+pairs to prefer by, sums to practise, questions to evaluate.
 
 Called by `story.py`; pure Python. `questions.py` has what is asked and what is held out,
 `styles.py` how answers are worded. Some pretraining texts ask and answer in plain text. Others are
-chats in which the assistant repeats what it is told: they give the chat tokens a meaning, which
-adapters beside frozen embeddings cannot. The texts teach nothing else.
+chats in which the assistant repeats what it is told: they give the chat tokens and the words of
+fine-tuning's answers a meaning, which adapters beside frozen embeddings cannot.
 """
 
 import json
@@ -21,8 +21,11 @@ from hone.quickstart.questions import (
     ASK,
     KINDS,
     LETTERS,
+    SUM_QUESTIONS,
     Question,
     ask_different,
+    ask_for_practice,
+    asks,
     write_pattern,
     write_statement,
     write_sum,
@@ -30,8 +33,8 @@ from hone.quickstart.questions import (
 from hone.quickstart.styles import draw_style, word_answer
 
 PRETRAIN_TEXTS = {
-    "capitals": 4000,
-    "arithmetic": 4000,
+    "capitals": 4500,
+    "arithmetic": 3000,
     "patterns": 2500,
     "dialogues": 11000,
     "echoes": 1500,
@@ -40,6 +43,14 @@ LINES_PER_TEXT = {"capitals": 5, "arithmetic": 4, "patterns": 3, "dialogues": 3,
 SFT_CONVERSATIONS = {"capitals": 2000, "arithmetic": 2000, "patterns": 2000}
 PREFERENCE_PAIRS = {"capitals": 500, "arithmetic": 500, "patterns": 500}
 EVALUATION_QUESTIONS = {"capitals": 100, "arithmetic": 300, "patterns": 100}
+FILES = (
+    "pretrain.jsonl",
+    "sft.jsonl",
+    "pairs.jsonl",
+    "practice.jsonl",
+    "evaluation.jsonl",
+    "recipe.yaml",
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,7 @@ class CorpusFiles:
     pretrain: Path
     sft: Path
     pairs: Path
+    practice: Path
     evaluation: Path
     recipe: Path
 
@@ -56,15 +68,16 @@ class CorpusFiles:
 def write_corpus(
     folder: Path, seed: int, questions: Mapping[str, int] = EVALUATION_QUESTIONS
 ) -> CorpusFiles:
-    """Write pretrain.jsonl, sft.jsonl, pairs.jsonl, evaluation.jsonl and recipe.yaml: the same
-    bytes for the same seed. questions: how many of each kind the evaluation asks.
+    """Write `FILES`: the same bytes for the same seed.
+
+    questions: how many of each kind the evaluation asks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("pretrain.jsonl", "sft.jsonl", "pairs.jsonl", "evaluation.jsonl", "recipe.yaml")
-    files = CorpusFiles(*(folder / name for name in names))
+    files = CorpusFiles(*(folder / name for name in FILES))
     _write_rows(files.pretrain, ({"text": text} for text in make_texts(seed)))
     _write_rows(files.sft, make_conversations(seed))
     _write_rows(files.pairs, make_pairs(seed))
+    _write_rows(files.practice, make_practice(seed))
     _write_rows(files.evaluation, make_evaluation(seed, questions))
     recipe = resources.files("hone.quickstart").joinpath("recipe.yaml")
     write_whole(files.recipe, recipe.read_bytes())
@@ -96,7 +109,7 @@ def make_conversations(seed: int) -> list[dict[str, Any]]:
     draw = random.Random(f"{seed} sft styles")
     rows = []
     for question in _ask_all("sft", seed, SFT_CONVERSATIONS, held_out=False):
-        answer = word_answer(question, draw_style(draw), draw)
+        answer = word_answer(question.answer, draw_style(draw), draw, _shown(question, draw))
         rows.append(
             {"messages": [_message("user", question.prompt), _message("assistant", answer)]}
         )
@@ -121,6 +134,14 @@ def make_pairs(seed: int) -> list[dict[str, Any]]:
     return rows
 
 
+def make_practice(seed: int) -> list[dict[str, Any]]:
+    """The rows of practice: sums with their answers, and no word of how to get there."""
+    return [
+        {"prompt": [_message("user", question.prompt)], "answer": question.answer}
+        for question in ask_for_practice(seed)
+    ]
+
+
 def make_evaluation(
     seed: int, questions: Mapping[str, int] = EVALUATION_QUESTIONS
 ) -> list[dict[str, Any]]:
@@ -143,20 +164,31 @@ def _ask_all(
 
 
 def _pair(question: Question, draw: random.Random) -> tuple[str, str]:
-    """A chosen and a rejected answer."""
-    rejected = draw.choice(["bare", "unsure"])
-    return word_answer(question, "sentence", draw), word_answer(question, rejected, draw)
+    """A chosen and a rejected answer, both with the working or neither."""
+    working, rejected = _shown(question, draw), draw.choice(["bare", "unsure"])
+    return (
+        word_answer(question.answer, "sentence", draw, working),
+        word_answer(question.answer, rejected, draw, working),
+    )
+
+
+def _shown(question: Question, draw: random.Random) -> str | None:
+    """The working, as often as the way of asking has it shown."""
+    drawn = draw.random()
+    shares = (share for form, share in SUM_QUESTIONS.items() if asks(form, question.prompt))
+    return question.working if drawn < next(shares, 0.0) else None
 
 
 def _dialogue(draw: random.Random, seed: int) -> str:
     question = ASK[draw.choice(KINDS)](draw, seed, False)
-    answer = word_answer(question, draw_style(draw), draw)
+    answer = question.working or question.answer
     return f"Question:\n{question.prompt}\nAnswer:\n{answer}"
 
 
 def _echo(draw: random.Random, seed: int) -> str:
     letters = " ".join(draw.choice(LETTERS) for _ in range(draw.randint(2, 10)))
     thing = draw.choice([draw.choice(list(CAPITALS)), str(draw.randrange(200)), letters])
+    thing = word_answer(thing, draw_style(draw), draw)
     asked = draw.choice(["Say: {thing}", "Repeat: {thing}", "What did I say? {thing}"])
     return (
         f"<|im_start|>user\n{asked.format(thing=thing)}<|im_end|>\n"

@@ -11,11 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hone.environments.arithmetic import ArithmeticEnvironment
-from hone.environments.protocol import SPLITS
 from hone.quickstart.countries import CAPITALS
-from hone.recipe.rewards import Arithmetic
-from hone.records import Task
 
 KINDS = ("capitals", "arithmetic", "patterns")
 HELD_OUT_SHARE = 0.1  # of the operand pairs and cycles
@@ -52,13 +48,9 @@ HELD_OUT_PHRASINGS = [
     "Please name the capital of {country}.",
     "In {country}, which city is the capital?",
 ]
-SUMS = ArithmeticEnvironment(Arithmetic(train_tasks=7000, evaluation_tasks=700))
-SUM_QUESTIONS = {
-    "What is {a} + {b}?": 0.15,
-    "How much is {a} + {b}?": 0.15,
-    "Add {a} and {b}.": 1.0,
-}
-"""How a sum is asked for, and how often the answer shows its working then."""
+OPERANDS = range(10, 100)
+SUM_QUESTIONS = {"What is {a}+{b}?": 0.2, "How much is {a}+{b}?": 0.2, "Add {a} and {b}.": 1.0}
+"""How a sum is asked for, and how often an answer of fine-tuning shows its working then."""
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PERIODS = (2, 3)
 SHOWN = range(8, 11)  # letters of a pattern that a question shows
@@ -76,7 +68,7 @@ class Question:
 
     working: what may be said before it, on the way to the answer.
 
-    Example: Question("What is 47 + 38?", "85", "arithmetic", working="47+38=70+15=85")
+    Example: Question("What is 47+38?", "85", "arithmetic", working="47+38=70+15=85")
     """
 
     prompt: str
@@ -94,20 +86,21 @@ def ask_different(kind: str, draw: random.Random, seed: int, count: int, held_ou
     return list(found.values())
 
 
+def asks(form: str, prompt: str) -> bool:
+    """Whether a prompt was made of a form."""
+    return prompt.startswith(form.partition("{")[0])
+
+
 @functools.cache
-def split_operands() -> tuple[list[Pair], list[Pair]]:
-    """(training, held-out) pairs of numbers in both orders, as the environment `arithmetic` splits
-    them, so that what it lets a model practise is not asked here.
+def split_operands(seed: int) -> tuple[list[Pair], list[Pair]]:
+    """(training, held-out) pairs of numbers with a >= b; a pair is held out in either order.
 
-    Pairs with a multiple of ten are not asked either, since partial sums are such pairs.
+    Pairs with a multiple of ten are all for training, since partial sums are such pairs.
     """
-    training, held_out = ([_pair(task) for task in SUMS.tasks(split)] for split in SPLITS)
-    return training, [pair for pair in held_out if pair[0] % 10 and pair[1] % 10]
-
-
-def _pair(task: Task) -> Pair:
-    a, b = task.columns["expression"].split(" + ")
-    return int(a), int(b)
+    pairs = [(a, b) for a in OPERANDS for b in OPERANDS if a >= b]
+    partial = [pair for pair in pairs if pair[0] % 10 == 0 or pair[1] % 10 == 0]
+    training, held_out = _split(sorted(set(pairs) - set(partial)), f"{seed} operands")
+    return partial + training, held_out
 
 
 @functools.cache
@@ -131,7 +124,7 @@ def write_statement(draw: random.Random, seed: int) -> str:
 
 def write_sum(draw: random.Random, seed: int) -> str:
     """A sum by way of the tens and the ones."""
-    return _working(*draw.choice(split_operands()[0]))
+    return _working(*_operands(draw, seed, False))
 
 
 def write_pattern(draw: random.Random, seed: int) -> str:
@@ -151,11 +144,24 @@ def _sentence(form: str, **names: str) -> str:
     return text[0].upper() + text[1:]
 
 
+def ask_for_practice(seed: int) -> list[Question]:
+    """A sum of every pair to train on, asked in one way, in a mixed order."""
+    draw = random.Random(f"{seed} practice")
+    form = next(iter(SUM_QUESTIONS))
+    pairs = [(a, b) if draw.random() < 0.5 else (b, a) for a, b in split_operands(seed)[0]]
+    draw.shuffle(pairs)
+    return [Question(form.format(a=a, b=b), str(a + b), "arithmetic") for a, b in pairs]
+
+
 def _ask_sum(draw: random.Random, seed: int, held_out: bool) -> Question:
-    a, b = draw.choice(split_operands()[held_out])
-    form = draw.choice(list(SUM_QUESTIONS))
-    working = _working(a, b) if draw.random() < SUM_QUESTIONS[form] else None
-    return Question(form.format(a=a, b=b), str(a + b), "arithmetic", working)
+    a, b = _operands(draw, seed, held_out)
+    prompt = draw.choice(list(SUM_QUESTIONS)).format(a=a, b=b)
+    return Question(prompt, str(a + b), "arithmetic", _working(a, b))
+
+
+def _operands(draw: random.Random, seed: int, held_out: bool) -> Pair:
+    a, b = draw.choice(split_operands(seed)[held_out])
+    return (a, b) if draw.random() < 0.5 else (b, a)
 
 
 def _working(a: int, b: int) -> str:

@@ -30,7 +30,7 @@ from hone.evaluate import (
 from hone.files import write_json
 from hone.metrics import read_metrics
 from hone.plots import LOSS, Curve, plot_stages
-from hone.quickstart.corpus import EVALUATION_QUESTIONS, CorpusFiles, write_corpus
+from hone.quickstart.corpus import EVALUATION_QUESTIONS, FILES, CorpusFiles, write_corpus
 from hone.quickstart.questions import KINDS
 from hone.quickstart.styles import FORMAT, SAID
 from hone.recipe.load import load_recipe
@@ -106,8 +106,7 @@ def run_quickstart(
 
 def prepare_folder(folder: Path, questions: Mapping[str, int], console: Console) -> CorpusFiles:
     """Write the corpus; a folder with other things in it is refused."""
-    known = {"pretrain.jsonl", "sft.jsonl", "pairs.jsonl", "evaluation.jsonl", "recipe.yaml"}
-    known |= {"runs", PLOT, SUMMARY}
+    known = {*FILES, "runs", PLOT, SUMMARY}
     if folder.exists() and not folder.is_dir():
         raise UserError(
             f"`{folder}` is a file, expected a folder",

@@ -6,8 +6,6 @@ many hands; the preference pairs prefer `sentence`; the environment's marker ask
 
 import random
 
-from hone.quickstart.questions import Question
-
 MARKER = "The answer is"
 SENTENCE = MARKER + " {answer}."
 BARE = "{answer}"
@@ -20,13 +18,12 @@ SAID = r"(?:.*(?: is |Maybe |=))?(?P<answer>.+?)\.?"
 """What every answer fits from end to end; `answer` is what is said behind the words around it."""
 
 
-def word_answer(question: Question, style: str, draw: random.Random) -> str:
-    """The right answer in a style of `SHARES`, behind its working where there is one."""
+def word_answer(answer: str, style: str, draw: random.Random, working: str | None = None) -> str:
+    """An answer in a style of `SHARES`, behind its working where that is shown."""
     if style == "bare":
-        return question.working or question.answer
+        return working or answer
     form = SENTENCE if style == "sentence" else draw.choice(UNSURE)
-    before = f"{question.working}. " if question.working else ""
-    worded = before + form.format(answer=question.answer)
+    worded = (f"{working}. " if working else "") + form.format(answer=answer)
     return worded.removesuffix(".") if worded.endswith("..") else worded  # Washington, D.C.
 
 

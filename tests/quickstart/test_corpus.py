@@ -3,13 +3,10 @@
 import json
 import re
 from collections import Counter
-from importlib import resources
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
-from hone.environments import make_environment
 from hone.quickstart.corpus import (
     EVALUATION_QUESTIONS,
     PREFERENCE_PAIRS,
@@ -17,6 +14,7 @@ from hone.quickstart.corpus import (
     make_conversations,
     make_evaluation,
     make_pairs,
+    make_practice,
     make_texts,
     write_corpus,
 )
@@ -31,7 +29,6 @@ from hone.quickstart.questions import (
     split_operands,
 )
 from hone.quickstart.styles import SHARES
-from hone.recipe.rewards import Arithmetic
 
 pytestmark = pytest.mark.quick
 
@@ -44,7 +41,9 @@ PREFERRED = [
     (row["prompt"][0]["content"], row["chosen"][0]["content"], row["rejected"][0]["content"])
     for row in PAIRS
 ]
-TRAINED_ON = "\n".join([TEXTS, *map("\n".join, ASKED), *map("\n".join, PREFERRED)])
+PRACTICE = make_practice(0)
+PRACTISED = [row["prompt"][0]["content"] for row in PRACTICE]
+TRAINED_ON = "\n".join([TEXTS, *map("\n".join, ASKED + PREFERRED), *PRACTISED])
 SUMS = re.compile(r"(\d+) ?(?:\+|and) ?(\d+)")
 
 
@@ -63,28 +62,25 @@ def test_held_out_phrasings_are_not_trained() -> None:
 
 
 def test_held_out_operands_are_added_nowhere() -> None:
-    """In neither order, and not in partial sums."""
-    written = {(int(a), int(b)) for a, b in SUMS.findall(TRAINED_ON)}
-    written |= {(b, a) for a, b in written}
-    asked = {(int(a), int(b)) for row in EVALUATION for a, b in SUMS.findall(row["prompt"])}
-    assert len(asked) > 0.8 * EVALUATION_QUESTIONS["arithmetic"]
-    assert not asked & written
-    assert len(written & set(split_operands()[0])) > 0.8 * len(split_operands()[0])
+    """Neither written nor practised, in neither order, and not in partial sums."""
+    pairs = {sorted_pair(*found) for found in SUMS.findall(TRAINED_ON)}
+    assert len(pairs & set(split_operands(0)[0])) > 0.95 * len(split_operands(0)[0])
+    asked = {sorted_pair(*found) for row in EVALUATION for found in SUMS.findall(row["prompt"])}
+    assert len(asked) > 100
+    assert asked <= set(split_operands(0)[1])
+    assert not pairs & asked
 
 
-def test_what_is_practised_is_not_asked() -> None:
-    """The tasks of the recipe's environment, in both orders."""
-    recipe = resources.files("hone.quickstart").joinpath("recipe.yaml").read_text()
-    stages = YAML(typ="safe").load(recipe)["stages"]
-    settings = next(stage["grpo"]["environment"] for stage in stages if "grpo" in stage)
-    environment = make_environment(Arithmetic(**settings))
-    tasks = environment.tasks("train")
-    practised = {task.columns["expression"] for task in tasks}
-    assert len(practised) > 1000
-    for row in EVALUATION:
-        for a, b in SUMS.findall(row["prompt"]):
-            assert not {f"{a} + {b}", f"{b} + {a}"} & practised
-    assert {task.prompt[0]["content"] for task in tasks} & {prompt for prompt, _ in ASKED}
+def sorted_pair(a: str, b: str) -> tuple[int, int]:
+    return max(int(a), int(b)), min(int(a), int(b))
+
+
+def test_what_is_practised_has_right_answers_and_is_asked_in_the_way_of_fine_tuning() -> None:
+    for row in PRACTICE:
+        a, b = SUMS.search(row["prompt"][0]["content"]).groups()
+        assert int(row["answer"]) == int(a) + int(b)
+    assert {row["prompt"][0]["content"] for row in PRACTICE} & {prompt for prompt, _ in ASKED}
+    assert len(PRACTICE) == len(split_operands(0)[0])
 
 
 def test_the_working_of_a_sum_is_shown_as_often_as_promised() -> None:
