@@ -220,6 +220,13 @@ def test_check_says_what_there_is_and_what_is_wrong(folder: Path) -> None:
     assert f"note: stage 1 grpo: {told}" in findings(folder)
     (wrong,) = (each for each in findings(folder, "grpo.rewards=[reward.py:lo]") if "error" in each)
     assert "there is no `lo`" in wrong and "did you mean `low`?" in wrong
+    assert "note: stage 1 grpo: rewards: low; 4 steps" in findings(folder)
+    twice = "grpo.rewards=[reward.py:low, reward.py:low]"
+    (wrong,) = (each for each in findings(folder, twice) if "error" in each)
+    assert "two rewards are called `low`" in wrong
+    stopping = "grpo.evaluation={share: 0.2, early_stopping: {metric: reward/lo}}"
+    (wrong,) = (each for each in findings(folder, stopping) if "error" in each)
+    assert "is `reward/lo`; expected one of reward, reward/low" in wrong
     (wrong,) = (each for each in findings(folder, "grpo.prompt_tokens=2") if "error" in each)
     assert "no prompt of 25 has at most `prompt_tokens` 2 tokens" in wrong
     (folder / "open.jsonl").write_text(
