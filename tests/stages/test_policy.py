@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from hone.cli.commands import invoke
 from hone.errors import UserError
 from hone.metrics import Row, read_metrics
 from hone.recipe.load import load_recipe
@@ -234,6 +235,18 @@ def test_check_says_what_there_is_and_what_is_wrong(folder: Path) -> None:
     )
     (wrong,) = (each for each in findings(folder, "grpo.data=open.jsonl") if "error" in each)
     assert "open.jsonl:1: the last message of the prompt is of role `assistant`" in wrong
+
+
+def test_data_show_prints_prompts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["data", "show", str(folder / "recipe.yaml"), "--samples", "2", "--start", "1"]
+    assert invoke(words) == 0
+    printed = capsys.readouterr().out
+    assert "prompts.jsonl:2, 5 tokens" in printed and "0 plus 2 is" in printed
+    assert "0 plus 0 is" not in printed and "`hone rollouts RUN`" in printed
+    assert invoke([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [each["text"] for each in told["prompts"]] == ["0 plus 1 is", "0 plus 2 is"]
+    assert told["counts"] == {"tasks": 25, "held_out": 0}
 
 
 def test_check_scores_gold_answers(folder: Path) -> None:
