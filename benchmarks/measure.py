@@ -1,4 +1,4 @@
-"""What a contender's process measures of itself, and the files that go between it and `sft.py`.
+"""What a contender's process measures of itself, and the files between it and `harness.py`.
 
 `run_hone.py` and `run_trl.py` use it alike, so that both are measured in the same way. Memory is
 the peak of the resident set after a reset, above what stood there after the imports; on CUDA the
@@ -64,7 +64,9 @@ class Outcome:
     """What one process measured.
 
     to_trainer_s: from the start of the process to the end of the imports. to_first_step_s: from the
-    start of the process to the end of step 1. pass_s: all steps, the first one included.
+    start of the process to the end of step 1. pass_s: all steps, the first one included, and what
+    was computed before them. before_s: computing references of `before_samples` samples, all of it
+    before step 1.
     """
 
     contender: str
@@ -74,6 +76,8 @@ class Outcome:
     pass_s: float
     floor_bytes: int
     peak_bytes: int
+    before_s: float = 0.0
+    before_samples: int = 0
     note: str = ""
     steps: list[Step] = field(default_factory=list)
 

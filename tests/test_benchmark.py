@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from benchmarks.report import (
     rotations,
     summarise,
 )
-from benchmarks.workload import LONGEST, SHAPES, Workload, draw_lengths
+from benchmarks.workload import LONGEST, ROWS, SHAPES, Workload, describe_lengths, draw_lengths
 
 quick = pytest.mark.quick
 ROOT = Path(__file__).parent.parent
@@ -46,6 +47,15 @@ def test_rates_leave_the_first_step_out_and_the_pass_has_it():
 
 
 @quick
+def test_what_is_computed_before_is_charged_to_the_samples():
+    plain = summarise([outcome()])
+    found = summarise([replace(outcome(), before_s=48.0, before_samples=96)])
+    assert plain["samples_per_s"] == pytest.approx(8)  # 16 in 2 s
+    assert found["samples_per_s"] == pytest.approx(1.6)  # half a second more for each
+    assert found["step_s"] == pytest.approx(5)
+
+
+@quick
 def test_medians_over_rounds_ignore_an_outlier():
     found = summarise([outcome(seconds=s) for s in (1.0, 100.0, 1.0)])
     assert found["samples_per_s"] == pytest.approx(8)
@@ -57,6 +67,18 @@ def test_other_work_is_refused():
     assert check_same_work([outcome(), same])["samples"] == 24
     with pytest.raises(ValueError, match='"trl" did other work in round 1'):
         check_same_work([outcome(), outcome("trl", losses=(1.0, 1.0))])
+
+
+@quick
+def test_sampled_tokens_may_differ_a_little_and_samples_never():
+    one, other = outcome(), outcome("trl")
+    other.steps[0] = replace(other.steps[0], trained_tokens=41)
+    assert check_same_work([one, other], tolerance=0.01)["trained_tokens"] == 120
+    with pytest.raises(ValueError, match="other work"):
+        check_same_work([one, other], tolerance=0.001)
+    other.steps[0] = replace(other.steps[0], samples=9)
+    with pytest.raises(ValueError, match="other work"):
+        check_same_work([one, other], tolerance=0.5)
 
 
 @quick
@@ -99,12 +121,24 @@ def test_operations_are_counted_by_weight_and_token():
 
 @quick
 @pytest.mark.parametrize("count", [24, 320])
-def test_lengths_have_their_medians_and_a_long_tail(count):
-    prompts, completions = draw_lengths(count, seed=0)
-    assert np.median(prompts) == 26
-    assert np.median(completions) == 45
-    assert (prompts + completions).max() <= LONGEST
-    assert (prompts + completions).max() > 4 * np.median(prompts + completions)
+@pytest.mark.parametrize("method", ROWS)
+def test_lengths_have_their_medians_and_fit(method, count):
+    rows = ROWS[method]
+    prompts, completions = draw_lengths(count, 0, rows)
+    assert np.median(prompts) == rows.prompt
+    assert completions.shape == (len(rows.columns), count)
+    for lengths in completions:
+        assert np.median(lengths) == rows.completion
+        assert (prompts + lengths).max() <= LONGEST
+        assert (prompts + lengths).max() > 2 * np.median(prompts + lengths)
+
+
+@quick
+def test_a_pair_counts_its_prompt_once():
+    found = describe_lengths(Workload(SHAPES["tiny"], 160, 8, "dpo"))
+    prompts, completions = draw_lengths(160, 0, ROWS["dpo"])
+    assert found["tokens"] == prompts.sum() + completions[0].sum() + completions[1].sum()
+    assert found["trained_tokens"] == completions.sum()
 
 
 @quick
