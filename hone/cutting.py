@@ -13,7 +13,7 @@ from hone.errors import UserError
 from hone.forest import plan_micro_batches
 from hone.memory import is_out_of_memory, release_memory
 from hone.records import Sample
-from hone.training import BEFORE, EVALUATION, Training
+from hone.training import EVALUATION, Training
 
 Result = TypeVar("Result")
 
@@ -74,7 +74,7 @@ def cut_smaller(training: Training, moment: float, reason: str) -> None:
 
 def in_words(moment: float) -> str:
     """A moment as people read it."""
-    if moment == BEFORE:
+    if moment < EVALUATION:
         return "before step 1"
     return (
         f"step {moment}" if moment % 1 == 0 else f"evaluation after step {int(moment - EVALUATION)}"

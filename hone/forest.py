@@ -10,6 +10,7 @@ Shapes: R rows, T tokens a row, P trained positions, C completions (segments wit
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -38,12 +39,14 @@ class Span:
 @dataclass(frozen=True)
 class StepCounts:
     """What the sums of a step are divided by: counted over all its micro-batches before the first
-    forward. completions: segments with trained tokens.
+    forward. completions: segments with trained tokens. by_segment: trained tokens by the number of
+    the segment in its sample (of pairs: prompts, chosen sides, rejected sides).
     """
 
     trained_tokens: int
     samples: int
     completions: int
+    by_segment: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -141,8 +144,10 @@ def count_targets(sample: Sample) -> list[int]:
 
 def count_step(samples: Sequence[Sample]) -> StepCounts:
     """The denominators of a step with these samples."""
-    counted = [count for sample in samples for count in count_targets(sample)]
-    return StepCounts(sum(counted), len(samples), sum(count > 0 for count in counted))
+    counted = [count_targets(sample) for sample in samples]
+    by_segment = tuple(map(sum, zip_longest(*counted, fillvalue=0)))
+    completions = sum(count > 0 for counts in counted for count in counts)
+    return StepCounts(sum(by_segment), len(samples), completions, by_segment)
 
 
 def plan_micro_batches(

@@ -18,7 +18,6 @@ from hone.recipe.data import EarlyStopping
 from hone.recipe.training import TrainingStage
 from hone.records import Sample
 
-BEFORE = 0.0  # the moment of what is computed before anything is trained
 EVALUATION = 0.5  # an evaluation comes half a step after its step
 
 
@@ -36,8 +35,8 @@ class Training:
 
     samples_of: the samples of step 1, 2, ...; held_out: the samples of evaluations, empty for none.
     smaller_budgets: (moment, tokens), from then on at most so many tokens at once instead of
-    `token_budget`; the moment is a step, 6.5 for the evaluation after step 6, or 0 for what comes
-    before the first. keep_budgets is given all of them before a new one is used. place_of: where a
+    `token_budget`; the moment is a step, 6.5 for the evaluation after step 6, or below 0.5 for what
+    comes before both. keep_budgets is given all of them before a new one is used. place_of: where a
     sample came from, in words. conceal: hides in what is saved what the recipe took from the
     environment.
 

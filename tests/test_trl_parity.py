@@ -106,13 +106,19 @@ def mean_of_each_part(parts: int) -> LossFunction:
 def make_start(case: Case, folder: Path) -> tuple[Path, Path]:
     """Folders of the base model and of the one initial adapter that both sides load."""
     make_model(case.model).save_pretrained(folder / "base")
-    adapted = add_lora(make_model(case.model), Lora(rank=4, alpha=8))
-    with torch.no_grad():  # no part of the adapter is at zero, so that all of them show
+    make_adapters(case.model, folder / "adapter")
+    return folder / "base", folder / "adapter"
+
+
+def make_adapters(model: str, folder: Path, seed: int = 0) -> None:
+    """An adapter no part of which is at zero, so that all of them show."""
+    adapted = add_lora(make_model(model, seed=0), Lora(rank=4, alpha=8))
+    torch.manual_seed(seed)
+    with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    adapted.save_pretrained(folder / "adapter")
-    return folder / "base", folder / "adapter"
+    adapted.save_pretrained(folder)
 
 
 def load(case: Case, start: tuple[Path, Path]) -> tuple[PreTrainedModel, Any]:
@@ -133,8 +139,9 @@ def train_with_hone(
     samples: list[Sample],
     folder: Path,
     loss: LossFunction = LOSSES["sft"],
+    equip: Callable[[Training], None] = lambda _: None,
 ) -> Weights:
-    """Weights after ten steps of `fit`."""
+    """Weights after ten steps of `fit`; `equip` adds to what it gets, before step 1."""
     base, module = load(case, start)
     fp32 = Precision(torch.float32, torch.float32, "for the test")
     model = join_model(base, fp32, layout="forest")
@@ -167,6 +174,7 @@ def train_with_hone(
         report=lambda row: None,
         epoch_of=lambda step: step / STEPS,
     )
+    equip(training)
     assert fit(training, CheckpointState(step=0, evaluated=False)).step == STEPS
     return trained_weights(module)
 

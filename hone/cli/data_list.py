@@ -12,7 +12,7 @@ from hone.errors import UserError
 if TYPE_CHECKING:
     from hone.data.cached import Entry
 
-HEADING = ("KEY", "SAMPLES", "TOKENS", "SIZE", "AGE", "TEMPLATE", "FROM")
+HEADING = ("KEY", "SAMPLES", "TOKENS", "SIZE", "AGE", "KIND", "TEMPLATE", "FROM")
 SHOWN_KEY = 12  # characters; enough to tell the entries of one cache apart
 DAY_S = 86_400
 
@@ -84,6 +84,7 @@ def _described(entry: "Entry", now: float) -> dict[str, Any]:
         "tokens": entry.tokens,
         "size": entry.size,
         "age_s": round(now - entry.made_at),
+        "kind": entry.kind,
         "template": entry.template,
     }
 
@@ -96,6 +97,7 @@ def _cells(entry: "Entry", now: float) -> tuple[str, ...]:
         number(entry.tokens),
         _size(entry.size),
         duration(max(0.0, now - entry.made_at)),
+        entry.kind or "-",
         entry.template or "-",
         first if entry.readable else "made by another version of Hone",
     )

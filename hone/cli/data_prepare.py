@@ -47,8 +47,9 @@ def _described(source: "PreparedSource") -> dict[str, Any]:
 
 
 def _cells(found: dict[str, Any]) -> tuple[str, ...]:
+    from hone.data.prepared import LEFT_OUT
+
     counts = found["counts"]
-    left_out = ("dropped_overlong", "dropped_untrained", "skipped_rows")
     return (
         found["stage"],
         found["name"],
@@ -56,7 +57,7 @@ def _cells(found: dict[str, Any]) -> tuple[str, ...]:
         number(counts["tokens"]),
         number(counts["trained_tokens"]),
         number(counts["truncated"]),
-        number(sum(counts[name] for name in left_out)),
+        number(sum(counts[name] for name in LEFT_OUT)),
         "made" if found["made"] else "kept",
         found["path"],
     )

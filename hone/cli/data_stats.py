@@ -11,7 +11,7 @@ from hone.errors import UserError
 
 if TYPE_CHECKING:
     from hone.data.formats import TrainOn
-    from hone.recipe.data import Data
+    from hone.recipe.data import Data, SampleKind
 
 BAR = 40  # characters of the longest bar
 HEADING = ("", "SUM", "MEAN", "MIN", "P10", "MEDIAN", "P90", "P99", "MAX")
@@ -63,9 +63,10 @@ def stats(
 
 
 def _of_file(data: "Data", model: str | None) -> dict[str, Any]:
-    described = _rows(data, "completions")
+    described = _rows(data, "completions", None)
     if model is None:
         return described
+    from hone.data.formats import FORMATS
     from hone.data.prepare import prepare
     from hone.data.statistics import count_tokens
     from hone.models import load_tokenizer
@@ -79,6 +80,7 @@ def _of_file(data: "Data", model: str | None) -> dict[str, Any]:
             max_tokens=2**31 - 1,
             overlong="keep_start",
             train_on="completions",
+            kind=FORMATS[described["format"]].kind if described["format"] else "supervised",
             progress=bar.advance_to,
         )
     return {**described, "tokens": count_tokens(prepared)}
@@ -93,17 +95,17 @@ def _of_recipe(path: Path, overrides: list[str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for each in prepare_recipe(loaded, make_console()):
         name = {"stage": each.stage, "name": each.name}
-        rows = _rows(each.data, each.settings.trained_part)
+        rows = _rows(each.data, each.settings.trained_part, each.settings.sample_kind)
         found.append({**name, **rows, "tokens": count_tokens(each.prepared)})
     return found
 
 
-def _rows(data: "Data", train_on: "TrainOn") -> dict[str, Any]:
+def _rows(data: "Data", train_on: "TrainOn", kind: "SampleKind | None") -> dict[str, Any]:
     from hone.data.statistics import count_rows, histogram, summary
     from hone.stages.progress import StageProgress
 
     with StageProgress(make_console(), None, "rows", None) as bar:
-        counted = count_rows(data, train_on=train_on, progress=bar.advance_to)
+        counted = count_rows(data, train_on=train_on, kind=kind, progress=bar.advance_to)
     report = counted.report
     if report.fault and not report.rows:
         raise UserError(f"`{data.path}`: {report.fault}")
@@ -139,11 +141,15 @@ def _print(found: dict[str, Any]) -> None:
     rows = [("characters", found["characters"]), ("turns", found["turns"])]
     if tokens:
         rows += [("tokens", tokens["lengths"]), ("trained tokens", tokens["trained"])]
+        rows += [(f"tokens of the {name}", of) for name, of in tokens["segments"].items()]
     cells = [_cells(name, values) for name, values in rows if values["count"]]
     if cells:
         print_table([HEADING, *cells], indent="  ")
     if tokens:
         print(f"  share of tokens trained: {tokens['trained_share']:.1%}")
+        if tokens["wanted"] is not None:
+            share = tokens["wanted"] / tokens["lengths"]["count"]
+            print(f"  answers that are wanted: {tokens['wanted']:,} ({share:.1%})")
     _print_histogram("tokens" if tokens else "characters", (tokens or found)["histogram"])
 
 

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from hone.data.formats import TrainOn
     from hone.data.row_hashes import RowHashes
     from hone.data.validate import SourceReport, Validation
-    from hone.recipe.data import Data
+    from hone.recipe.data import Data, SampleKind
 
-    Part = tuple[str, list[Data], list[Data], TrainOn]
-    """A stage's name, or "", its training data, its evaluation data, what is trained of a row."""
+    Part = tuple[str, list[Data], list[Data], TrainOn, SampleKind | None]
+    """A stage's name, or "", its training data, its evaluation data, what is trained of a row, and
+    what the rows have to become."""
 
 
 def validate(
@@ -64,12 +65,13 @@ def validate(
 
     found: dict[str, Validation] = {}
     parts = _of_recipe(recipe) if recipe else _of_files(files, against, format, columns or [])
-    for name, training, evaluation, train_on in parts:
+    for name, training, evaluation, train_on, kind in parts:
         with StageProgress(make_console(), None, "rows", None) as progress:
             found[name] = read_all(
                 training,
                 evaluation,
                 train_on=train_on,
+                kind=kind,
                 most=most,
                 progress=progress.advance_to,
             )
@@ -89,7 +91,7 @@ def _of_files(
     training, evaluation = (
         [data_of(path, format, columns) for path in paths or []] for paths in (files, against)
     )
-    return [("", training, evaluation, "completions")]
+    return [("", training, evaluation, "completions", None)]
 
 
 def _of_recipe(path: Path) -> "list[Part]":
@@ -104,7 +106,8 @@ def _of_recipe(path: Path) -> "list[Part]":
             continue
         evaluation = settings.evaluation.data_sets if settings.evaluation else []
         train_on: TrainOn = settings.trained_part
-        parts.append((f"{number} {stage.method}", settings.data_sets, evaluation, train_on))
+        name, kind = f"{number} {stage.method}", settings.sample_kind
+        parts.append((name, settings.data_sets, evaluation, train_on, kind))
     return parts
 
 

@@ -16,13 +16,15 @@ from hone.data.builtin_templates import ALPACA, CHATML, LLAMA
 from hone.data.prepared import LAYOUT
 from hone.data.storage import UNFINISHED
 from hone.files import read_json
+from hone.recipe.data import SampleKind
 
 
 @dataclass(frozen=True)
 class Entry:
     """One prepared data set. size: bytes on the disk. made_at: seconds since 1970. template: the
     name of one that comes with Hone, the beginning of another one's SHA-256, or None for plain
-    text. readable: whether this version of Hone can use it; where not, the rest is unknown.
+    text. kind: what a sample is. readable: whether this version of Hone can use it; where not, the
+    rest is unknown.
     """
 
     folder: Path
@@ -33,6 +35,7 @@ class Entry:
     samples: int | None = None
     tokens: int | None = None
     template: str | None = None
+    kind: SampleKind | None = None
 
     @property
     def key(self) -> str:
@@ -62,6 +65,7 @@ def _entry(path: Path) -> Entry:
         manifest["report"]["samples"],
         manifest["report"]["tokens"],
         _template_name(manifest),
+        manifest["kind"],
     )
 
 

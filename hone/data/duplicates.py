@@ -86,8 +86,8 @@ def found_in(mine: Words, samples: Indices, theirs: Words, others: Indices, most
 
 
 class SampleHashes(NamedTuple):
-    """whole: (N,) of all tokens. prompts: (N,) of those before the first trained one.
-    prompt_lengths: (N,) int64, how many these are.
+    """whole: (N,) of all tokens, of trees also of their borders and labels. prompts: (N,) of the
+    tokens before the first trained one. prompt_lengths: (N,) int64, how many these are.
     """
 
     whole: Words
@@ -123,11 +123,24 @@ def _hashes_of_piece(prepared: Prepared, begin: int, end: int) -> SampleHashes:
     in_prompt = running == np.repeat(before, lengths)  # nothing is trained up to here
     prompt_lengths = np.add.reduceat(in_prompt, starts, dtype=np.int64)
     prompt_terms = np.where(in_prompt, terms, np.uint64(0))
+    whole = _mixed(np.add.reduceat(terms, starts) ^ lengths.astype(np.uint64))
     return SampleHashes(
-        _mixed(np.add.reduceat(terms, starts) ^ lengths.astype(np.uint64)),
+        _of_trees(whole, prepared, begin, end),
         _mixed(np.add.reduceat(prompt_terms, starts) ^ prompt_lengths.astype(np.uint64)),
         prompt_lengths,
     )
+
+
+def _of_trees(whole: Words, prepared: Prepared, begin: int, end: int) -> Words:
+    """Hashes of tokens, mixed with where the segments of trees end and with their labels."""
+    if prepared.kind == "supervised":
+        return whole
+    columns = list(prepared.segments[begin:end].T)
+    if prepared.kind == "unpaired":
+        columns.append(prepared.arrays["labels"][begin:end])
+    for column in columns:
+        whole = _mixed(whole ^ _mixed(column))
+    return whole
 
 
 def _pieces(prepared: Prepared) -> Iterator[tuple[int, int]]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from hone.data.prepared import Prepared
 from hone.errors import UserError
+from hone.recipe.data import SampleKind
 from hone.records import Sample
 
 
@@ -53,6 +54,11 @@ class Joined:
     @property
     def skipped(self) -> list[str]:
         return [message for each in self.sets for message in each.skipped]
+
+    @property
+    def kind(self) -> SampleKind:
+        """What a sample is, the same in all sets of a stage."""
+        return self.sets[0].kind
 
     @property
     def plain(self) -> bool:

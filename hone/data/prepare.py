@@ -9,7 +9,7 @@ only when it is whole. What is written is described in `prepared.py`, how a row 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,15 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hone.data.chat import Rendered, Renderer, Tokenizer, Tokens
-from hone.data.formats import Example, Reading, TrainOn, recognise
+from hone.data.formats import Judged, Reading, RowExample, TrainOn, recognise, sides_of
 from hone.data.overlong import Overlong, all_fit, shortened, split
 from hone.data.prepared import (
-    ARRAYS,
     COUNTS,
     LAYOUT,
     Prepared,
     array_path,
     array_sizes,
+    arrays_of,
     default_cache_folder,
     open_prepared,
     split_held_out,
@@ -40,9 +40,11 @@ from hone.data.sources import (
     open_source,
 )
 from hone.data.storage import ArrayWriter, remove_abandoned, whole_folder, write_shared_json
+from hone.data.templates import CHATML_HINT
+from hone.data.trees import Tree, are_equal, fitted, make_tree
 from hone.errors import UserError
 from hone.files import read_json, write_json
-from hone.recipe.data import Data
+from hone.recipe.data import Data, SampleKind
 
 __all__ = ["Prepared", "open_prepared", "prepare", "split_held_out"]
 
@@ -61,62 +63,73 @@ def prepare(
     max_tokens: int,
     overlong: Overlong,
     train_on: TrainOn,
+    kind: SampleKind = "supervised",
     cache_folder: Path | None = None,
     progress: Progress | None = None,
     date: str | None = None,
 ) -> Prepared:
     """Tokenise a data source, or open what an earlier call with the same inputs made.
 
-    progress is called with (rows read, rows in all or None). date: YYYY-MM-DD for templates that
-    print it. Raises UserError for data that cannot be read, for a bad row where the recipe says
-    stop, and when no sample is left.
+    kind: what a sample is; of a pair, max_tokens holds for the prompt with either side. progress is
+    called with (rows read, rows in all or None). date: YYYY-MM-DD for templates that print it.
+    Raises UserError for data that cannot be read or are of another kind, for a bad row where the
+    recipe says stop, and when no sample is left.
     """
+    if kind != "supervised" and overlong == "split":
+        raise UserError(
+            "`overlong: split`: an answer that is compared or judged is not divided; expected "
+            "`keep_start`, `keep_end` or `drop`",
+            hint="overlong: keep_start",
+            exit_code=2,
+        )
     folder = cache_folder or default_cache_folder()
     renderer = Renderer(tokenizer, data.template, date=date)
     source = open_source(data.path, data.split)
     files = _hashed(source, folder)
-    key = _key(data, renderer, files, max_tokens=max_tokens, overlong=overlong, train_on=train_on)
+    settings = _Settings(kind, max_tokens, overlong, train_on)
+    key = _key(data, renderer, files, **settings._asdict())
     found = open_prepared(key, folder)
     if found is None:
-        work = _Preparation(data, renderer, source, max_tokens, overlong, train_on)
+        work = _Preparation(data, renderer, source, settings)
         _write_folder(folder, key, work, files, progress)
         found = open_prepared(key, folder)
         assert found, "a folder that has just been written can be opened"
     return replace(found, sources=_described(source, files))
 
 
+class _Settings(NamedTuple):
+    """What a stage says about its samples."""
+
+    kind: SampleKind
+    max_tokens: int
+    overlong: Overlong
+    train_on: TrainOn
+
+
 class _Read(NamedTuple):
-    """A row with its example and the texts of that; several where a turn is a sample."""
+    """A row with its example and the texts of that: several where a turn is a sample, one for each
+    side of a pair.
+    """
 
     row: Row
-    example: Example
+    example: RowExample
     rendered: list[Rendered]
 
 
 class _Preparation:
     """Rows on their way to tokens; counts what happens to them."""
 
-    def __init__(
-        self,
-        data: Data,
-        renderer: Renderer,
-        source: Source,
-        max_tokens: int,
-        overlong: Overlong,
-        train_on: TrainOn,
-    ) -> None:
+    def __init__(self, data: Data, renderer: Renderer, source: Source, settings: _Settings) -> None:
         self.data = data
         self.renderer = renderer
         self.source = source
-        self.max_tokens = max_tokens
-        self.overlong = overlong
-        self.train_on: TrainOn = train_on
+        self.kind, self.max_tokens, self.overlong, self.train_on = settings
         self.counts: Counter[str] = Counter()
         self.skipped: list[str] = []
         self.plain = False
         self._reading: Reading | None = None
 
-    def batches(self) -> Iterator[list[tuple[Row, Tokens]]]:
+    def batches(self) -> Iterator[list[tuple[Row, Tree]]]:
         """The samples, in batches that fit in the memory."""
         batch: list[_Read] = []
         characters = 0
@@ -139,16 +152,26 @@ class _Preparation:
                 raise RowError(row.message)
             self._reading = self._reading or self._recognised(row)
             example = self._reading.example(row.values, self.train_on)
-            rendered = self.renderer.render(example, self.train_on)
+            rendered = self._render(example)
         except RowError as fault:
             self._skip(row, fault)
             return None
         self.plain = rendered[0].plain
         return _Read(row, example, rendered)
 
+    def _render(self, example: RowExample) -> list[Rendered]:
+        texts = [self.renderer.render(side, self.train_on) for side in sides_of(example)]
+        if self.kind != "supervised" and any(len(of_side) > 1 for of_side in texts):
+            raise RowError(
+                "the answer has several turns, and the chat template writes earlier ones "
+                "differently once the conversation goes on, so that it is not one text",
+                hint=CHATML_HINT,
+            )
+        return [text for of_side in texts for text in of_side]
+
     def _recognised(self, row: Row) -> Reading:
         try:
-            return recognise(list(row.values), self.data)
+            return recognise(list(row.values), self.data, self.kind)
         except UserError as fault:
             message = f"{self.source.place(row.source, row.number)}: {fault.message}"
             raise UserError(message, hint=fault.hint, exit_code=fault.exit_code) from fault
@@ -161,7 +184,7 @@ class _Preparation:
         if len(self.skipped) < NAMED_ROWS:
             self.skipped.append(message)
 
-    def _tokenised(self, batch: list["_Read"]) -> list[tuple[Row, Tokens]]:
+    def _tokenised(self, batch: list["_Read"]) -> list[tuple[Row, Tree]]:
         tokens = iter(self.renderer.tokenise([each for read in batch for each in read.rendered]))
         return [
             (read.row, sample)
@@ -169,12 +192,16 @@ class _Preparation:
             for sample in self._fitted(read, [next(tokens) for _ in read.rendered])
         ]
 
-    def _fitted(self, read: "_Read", samples: list[Tokens]) -> list[Tokens]:
+    def _fitted(self, read: "_Read", samples: list[Tokens]) -> list[Tree]:
         """The row's samples, shortened or split where they are too long; counts what is kept."""
+        if self.kind != "supervised":
+            tree = self._tree(read.example, samples)
+            return [tree] if tree else []
         parts = [samples]
         if self.overlong == "split" and not all_fit(samples, self.max_tokens):
+            (example,) = sides_of(read.example)
             try:
-                parts = split(self.renderer, read.example, samples, self.max_tokens, self.train_on)
+                parts = split(self.renderer, example, samples, self.max_tokens, self.train_on)
             except RowError as fault:
                 self._skip(read.row, fault)
                 return []
@@ -182,7 +209,7 @@ class _Preparation:
         self.counts["split_turns"] += any(len(part) > 1 for part in parts)
         return [kept for part in parts for tokens in part if (kept := self._kept(tokens))]
 
-    def _kept(self, tokens: Tokens) -> Tokens | None:
+    def _kept(self, tokens: Tokens) -> Tree | None:
         """The sample, shortened where it is too long; None where it is dropped."""
         if len(tokens.ids) > self.max_tokens:
             if self.overlong == "drop":
@@ -190,17 +217,40 @@ class _Preparation:
                 return None
             self.counts["truncated"] += 1
             tokens = shortened(tokens, self.max_tokens, self.overlong, self.renderer.begin_ids)
-        num_trained = int(tokens.trained.sum())
-        if num_trained == 0:
-            self.counts["dropped_untrained"] += 1
+        return self._counted(Tree(tokens)) if self._is_trained([tokens]) else None
+
+    def _tree(self, example: RowExample, sides: list[Tokens]) -> Tree | None:
+        """The sides on their prompt, shortened where one of them is too long; None where the row is
+        dropped.
+        """
+        if not all_fit(sides, self.max_tokens):
+            if self.overlong == "drop":
+                self.counts["dropped_overlong"] += 1
+                return None
+            self.counts["truncated"] += 1
+            sides = fitted(sides, self.max_tokens, self.overlong, self.renderer.begin_ids)
+        if not self._is_trained(sides):
             return None
+        if are_equal(sides):
+            self.counts["dropped_equal"] += 1
+            return None
+        return self._counted(make_tree(sides, isinstance(example, Judged) and example.label))
+
+    def _is_trained(self, paths: list[Tokens]) -> bool:
+        """Whether each of them has a token to train; counts the sample where not."""
+        found = all(tokens.trained.any() for tokens in paths)
+        self.counts["dropped_untrained"] += not found
+        return found
+
+    def _counted(self, tree: Tree) -> Tree:
+        tokens = tree.tokens
         self.counts.update(
             samples=1,
             tokens=len(tokens.ids),
-            trained_tokens=num_trained,
+            trained_tokens=int(tokens.trained.sum()),
             straddling_tokens=tokens.straddling,
         )
-        return tokens
+        return tree
 
     def nothing_left(self) -> UserError:
         """Why there is no sample, cause by cause, with a hint for the most frequent one."""
@@ -210,6 +260,11 @@ class _Preparation:
             "dropped_overlong": (
                 f"were longer than max_tokens {limit}",
                 "raise `max_tokens`, or keep a part: overlong: keep_start",
+            ),
+            "dropped_equal": (
+                f"had the same tokens on both sides ({counts['truncated']} were cut to max_tokens "
+                f"{limit})",
+                f"see how their sides differ: head {self.data.path}",
             ),
             "dropped_untrained": (
                 f"had no token to train ({counts['truncated']} were cut to max_tokens {limit})",
@@ -247,10 +302,12 @@ def _write_arrays(
     known = [file.rows for file in files if file.rows is not None]
     total = sum(known) if len(known) == len(files) else None
     num_tokens = 0
-    with ArrayWriter({name: array_path(folder, name) for name in ARRAYS}) as arrays:
+    names = arrays_of(work.kind)
+    with ArrayWriter({name: array_path(folder, name) for name in names}) as arrays:
         arrays.append("offsets", np.zeros(1, dtype=np.int64))
         for batch in work.batches():
             num_tokens = _append(arrays, batch, num_tokens)
+            _append_trees(arrays, names, batch)
             if progress:
                 progress(work.counts["rows"], total)
     changed = next((file for file in files if has_changed(file)), None)
@@ -261,13 +318,13 @@ def _write_arrays(
         raise work.nothing_left()
 
 
-def _append(arrays: ArrayWriter, batch: list[tuple[Row, Tokens]], num_tokens: int) -> int:
+def _append(arrays: ArrayWriter, batch: list[tuple[Row, Tree]], num_tokens: int) -> int:
     """Write a batch behind `num_tokens` tokens; returns how many there are then."""
     if not batch:
         return num_tokens
-    borders = num_tokens + np.cumsum([len(tokens.ids) for _, tokens in batch], dtype=np.int64)
-    trained = [tokens.trained for _, tokens in batch]
-    arrays.append("tokens", np.concatenate([tokens.ids for _, tokens in batch]))
+    borders = num_tokens + np.cumsum([len(tree.tokens.ids) for _, tree in batch], dtype=np.int64)
+    trained = [tree.tokens.trained for _, tree in batch]
+    arrays.append("tokens", np.concatenate([tree.tokens.ids for _, tree in batch]))
     arrays.append("trained", np.concatenate(trained).astype(np.uint8))
     arrays.append("offsets", borders)
     arrays.append("counts", np.array([mask.sum() for mask in trained], dtype=np.int32))
@@ -276,12 +333,23 @@ def _append(arrays: ArrayWriter, batch: list[tuple[Row, Tokens]], num_tokens: in
     return int(borders[-1])
 
 
+def _append_trees(
+    arrays: ArrayWriter, names: Collection[str], batch: list[tuple[Row, Tree]]
+) -> None:
+    """Write where the segments of the batch's trees end, and their labels."""
+    if "segments" in names:
+        arrays.append("segments", np.array([tree.segments for _, tree in batch], dtype=np.int32))
+    if "labels" in names:
+        arrays.append("labels", np.array([tree.label for _, tree in batch], dtype=np.uint8))
+
+
 def _manifest(
     folder: Path, key: str, work: _Preparation, files: list[SourceFile]
 ) -> dict[str, Any]:
     return {
         "layout": LAYOUT,
         "key": key,
+        "kind": work.kind,
         "report": {name: work.counts[name] for name in COUNTS},
         "skipped": work.skipped,
         "plain": work.plain,

@@ -1,13 +1,14 @@
 """Prepared data on disk: arrays that are memory-mapped, and their manifest.
 
 `prepare.py` makes such a folder; the stages, `hone data show` and a resumed run read it, without
-the source. A folder holds one file for each of `ARRAYS` and manifest.json. Left out: making batches
-of samples (forest.py).
+the source. A folder holds one file for each of the `arrays_of` its kind and manifest.json. Left
+out: making batches of samples (forest.py).
 """
 
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,27 @@ import numpy.typing as npt
 from hone.data.sources import place_in
 from hone.errors import UserError
 from hone.files import read_json
+from hone.recipe.data import SampleKind
 from hone.records import Sample, Segment
 from hone.seeds import shuffle
 
-LAYOUT = 5  # raised whenever the same inputs would give other arrays or another manifest
+LAYOUT = 6  # raised whenever the same inputs would give other arrays or another manifest
 ARRAYS = {
-    "tokens": np.int32,  # all samples, one after the other
+    "tokens": np.int32,  # all samples, one after the other; of trees, segment by segment
     "trained": np.uint8,  # 1 where the token is a target of the loss
     "offsets": np.int64,  # N + 1 borders of the samples
     "counts": np.int32,  # N numbers of trained tokens
     "rows": np.int64,  # N line or row numbers, from 1
     "files": np.int32,  # N indices into the manifest's sources
+}
+SEGMENTS: dict[SampleKind, tuple[str, ...]] = {  # what hangs on what: all behind the first on it
+    "supervised": ("text",),
+    "pairs": ("prompt", "chosen", "rejected"),
+    "unpaired": ("prompt", "completion"),
+}
+TREE_ARRAYS = {
+    "segments": np.int32,  # N x S lengths of the segments
+    "labels": np.uint8,  # N times 1 for an answer that is wanted; unpaired ones only
 }
 COUNTS = (
     "rows",
@@ -38,24 +49,28 @@ COUNTS = (
     "split_turns",
     "split_overlong",
     "dropped_overlong",
+    "dropped_equal",
     "dropped_untrained",
     "skipped_rows",
     "straddling_tokens",
 )
+LEFT_OUT = ("dropped_overlong", "dropped_equal", "dropped_untrained", "skipped_rows")
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """Tokenised samples.
 
-    lengths: (N,) int32 tokens. trained: (N,) int32 trained tokens, at least 1. report: counts by
-    the names in `COUNTS`. skipped: the first of the skipped rows, named. sources: what was read,
-    {path, size, mtime_ns, sha256, rows}. plain: texts that no template wraps. template, date,
-    end_token_ids: as in `chat.Renderer`.
+    kind: what a sample is. lengths: (N,) int32 tokens, those of a shared prompt once. trained: (N,)
+    int32 trained tokens, at least 1 on every side. report: counts by the names in `COUNTS`.
+    skipped: the first of the skipped rows, named. sources: what was read, {path, size, mtime_ns,
+    sha256, rows}. plain: texts that no template wraps. template, date, end_token_ids: as in
+    `chat.Renderer`.
     """
 
     folder: Path
     key: str
+    kind: SampleKind
     report: dict[str, int]
     plain: bool
     template: str
@@ -71,13 +86,32 @@ class Prepared:
         return len(self.lengths)
 
     def sample(self, index: int) -> Sample:
-        """The sample's tokens as one segment; raises IndexError outside 0..N-1."""
+        """The sample's tree of segments, in the order of `SEGMENTS`; raises IndexError outside
+        0..N-1. An unpaired answer carries the constant "label", 1.0 where it is wanted, else 0.0.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         begin, end = self.arrays["offsets"][index : index + 2]
         tokens = np.array(self.arrays["tokens"][begin:end])
         trained = np.array(self.arrays["trained"][begin:end], dtype=np.bool_)
-        return Sample(index, (Segment(tokens, trained),))
+        if self.kind == "supervised":
+            return Sample(index, (Segment(tokens, trained),))
+        borders = [0, *np.cumsum(self.segments[index])]
+        parts = [slice(*ends) for ends in pairwise(borders)]
+        constants = {}
+        if self.kind == "unpaired":
+            label = float(self.arrays["labels"][index])
+            constants["label"] = np.full(borders[-1] - borders[1], label)
+        prompt = Segment(tokens[parts[0]], trained[parts[0]])
+        sides = [Segment(tokens[part], trained[part], 0, constants) for part in parts[1:]]
+        return Sample(index, (prompt, *sides))
+
+    @cached_property
+    def segments(self) -> npt.NDArray[np.int32]:
+        """(N, S) lengths of the segments in tokens; of supervised samples, that of the only one."""
+        if self.kind == "supervised":
+            return self.lengths[:, None]
+        return self.arrays["segments"].reshape(len(self), -1)
 
     def place(self, index: int) -> str:
         """Where the sample came from: file and line, or data set and row."""
@@ -108,14 +142,20 @@ def default_cache_folder() -> Path:
     return (Path(root) if root else Path.home() / ".cache" / "hone") / "data"
 
 
+def arrays_of(kind: SampleKind) -> dict[str, Any]:
+    """The arrays of a kind of samples, each with the type of its numbers."""
+    own = {"supervised": (), "pairs": ("segments",), "unpaired": ("segments", "labels")}[kind]
+    return ARRAYS | {name: TREE_ARRAYS[name] for name in own}
+
+
 def array_path(folder: Path, name: str) -> Path:
-    """The file of one of the `ARRAYS`."""
-    return folder / f"{name}.{np.dtype(ARRAYS[name]).name}"
+    """The file of an array."""
+    return folder / f"{name}.{np.dtype((ARRAYS | TREE_ARRAYS)[name]).name}"
 
 
 def array_sizes(folder: Path) -> dict[str, int]:
     """Bytes of the array files that there are."""
-    paths = {name: array_path(folder, name) for name in ARRAYS}
+    paths = {name: array_path(folder, name) for name in ARRAYS | TREE_ARRAYS}
     return {name: path.stat().st_size for name, path in paths.items() if path.exists()}
 
 
@@ -129,7 +169,7 @@ def open_prepared(key: str, cache_folder: Path | None = None) -> Prepared | None
         return None
     arrays: dict[str, npt.NDArray[Any]] = {
         name: np.memmap(array_path(folder, name), dtype=kind, mode="r")
-        for name, kind in ARRAYS.items()
+        for name, kind in arrays_of(manifest["kind"]).items()
     }
     return Prepared(
         folder=folder,

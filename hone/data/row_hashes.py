@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hone.data.duplicates import Found, Words, found_again, found_in
-from hone.data.formats import Conversation, Example, PromptCompletion
+from hone.data.formats import Conversation, PromptCompletion, RowExample, sides_of
 from hone.data.rows import RowError
 from hone.data.sources import Source
 from hone.seeds import Indices
@@ -28,8 +28,9 @@ def hash_of(*values: Any) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def prompt_of(example: Example) -> Any:
+def prompt_of(row: RowExample) -> Any:
     """What is given to the model before it answers first; None for plain text."""
+    example = sides_of(row)[0]
     if isinstance(example, PromptCompletion):
         return example.prompt
     if isinstance(example, Conversation):

@@ -1,7 +1,8 @@
 """Samples as the model will see them: every token, the trained ones marked, and the counts.
 
 Called by `hone data show`. Where a row gives several samples (one for each turn, or the parts of a
-long one), each is named as part of it. Trained tokens are coloured; on a console without colours
+long one), each is named as part of it. Of a pair the prompt is shown once, then each side below its
+name. Trained tokens are coloured; on a console without colours
 each stands in brackets. Neighbouring tokens differ in brightness (or are parted by a bar), a
 newline is shown as `↵`, and the pieces of a character that is split over several tokens appear as
 the vocabulary writes them.
@@ -18,6 +19,9 @@ from rich.text import Text
 
 from hone.data.chat import Tokenizer
 from hone.data.joined import Joined
+from hone.data.prepared import SEGMENTS
+from hone.recipe.data import SampleKind
+from hone.records import Sample, Segment
 
 NEWLINE = "↵"
 STYLES = {
@@ -35,6 +39,7 @@ LABELS = {
     "split_turns": "conversations split: a sample for each turn",
     "split_overlong": "split: longer than max_tokens",
     "dropped_overlong": "dropped: too long",
+    "dropped_equal": "dropped: both sides equal",
     "dropped_untrained": "dropped: nothing to train",
     "skipped_rows": "skipped: bad rows",
     "straddling_tokens": "tokens across a completion's first border",
@@ -53,20 +58,25 @@ class Piece:
 
 @dataclass(frozen=True)
 class SampleView:
-    """One sample; rendered with colours, or with brackets where the console has none."""
+    """One sample; rendered with colours, or with brackets where the console has none. segments:
+    what stands above each, and its tokens.
+    """
 
     title: str
-    pieces: list[Piece]
+    segments: list[tuple[str, list[Piece]]]
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
         yield Text(self.title, style="bold")
-        yield (
-            coloured(self.pieces)
-            if console.color_system and not console.no_color
-            else bracketed(self.pieces)
-        )
+        for heading, pieces in self.segments:
+            if heading:
+                yield Text(heading, style="bold")
+            yield (
+                coloured(pieces)
+                if console.color_system and not console.no_color
+                else bracketed(pieces)
+            )
         yield Text()
 
 
@@ -75,7 +85,7 @@ def show_samples(
 ) -> RenderableType:
     """`count` samples from `start` on, and the table of counts, for a rich console."""
     views = [
-        SampleView(_title(prepared, i), pieces(prepared, tokenizer, i))
+        SampleView(_title(prepared, i), _headed(prepared, tokenizer, i))
         for i in _indices(prepared, count, start)
     ]
     return Group(*views, counts_table(prepared))
@@ -85,7 +95,8 @@ def samples_as_json(
     prepared: Joined, tokenizer: Tokenizer, count: int, start: int = 0
 ) -> list[dict[str, Any]]:
     """The same samples as plain values: data set, place, which part of its row, counts, text, and
-    every token with id, text and trained.
+    every token with id, text and trained; of a tree, text and tokens of each of its `segments`,
+    with the segment's role (`prompt`, `chosen`, `rejected`, `completion`).
     """
     return [
         {
@@ -96,14 +107,36 @@ def samples_as_json(
             "parts": prepared.part(i)[1],
             "num_tokens": int(prepared.lengths[i]),
             "num_trained": int(prepared.trained[i]),
-            "text": tokenizer.decode(prepared.sample(i).segments[0].tokens.tolist()),
-            "tokens": [
-                {"id": p.id, "text": p.text, "trained": p.trained}
-                for p in pieces(prepared, tokenizer, i)
-            ],
+            **_contents_as_json(prepared.sample(i), prepared.kind, tokenizer),
         }
         for i in _indices(prepared, count, start)
     ]
+
+
+def _contents_as_json(sample: Sample, kind: SampleKind, tokenizer: Tokenizer) -> dict[str, Any]:
+    described = [_segment_as_json(segment, tokenizer) for segment in sample.segments]
+    if kind == "supervised":
+        return described[0]
+    counted = [
+        {
+            "role": role,
+            "num_tokens": len(segment.tokens),
+            "num_trained": int(segment.trained.sum()),
+            **({"label": _label(segment)} if segment.constants else {}),
+            **values,
+        }
+        for role, segment, values in zip(SEGMENTS[kind], sample.segments, described, strict=True)
+    ]
+    return {"segments": counted}
+
+
+def _segment_as_json(segment: Segment, tokenizer: Tokenizer) -> dict[str, Any]:
+    return {
+        "text": tokenizer.decode(segment.tokens.tolist()),
+        "tokens": [
+            {"id": p.id, "text": p.text, "trained": p.trained} for p in pieces(segment, tokenizer)
+        ],
+    }
 
 
 def counts_table(prepared: Joined) -> Table:
@@ -124,9 +157,8 @@ def counts_table(prepared: Joined) -> Table:
     return table
 
 
-def pieces(prepared: Joined, tokenizer: Tokenizer, index: int) -> list[Piece]:
-    """The tokens of a sample as they are shown."""
-    segment = prepared.sample(index).segments[0]
+def pieces(segment: Segment, tokenizer: Tokenizer) -> list[Piece]:
+    """The tokens of a segment as they are shown."""
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
     decoder = tokenizer.backend_tokenizer.decoder
     byte_level = decoder is not None and b"ByteLevel" in decoder.__getstate__()
@@ -180,6 +212,26 @@ def _title(prepared: Joined, index: int) -> str:
     place = prepared.place(index) + (f", part {part} of {parts}" if parts > 1 else "")
     among = f", data[{prepared.set_of(index)}]" if len(prepared.sets) > 1 else ""
     return f"sample {index} of {len(prepared)}{among}, {place}: {tokens} tokens, {trained} trained"
+
+
+def _headed(prepared: Joined, tokenizer: Tokenizer, index: int) -> list[tuple[str, list[Piece]]]:
+    """The segments, the sides of a tree each below its name."""
+    return [
+        (_heading(role, segment) if segment.parent >= 0 else "", pieces(segment, tokenizer))
+        for role, segment in zip(
+            SEGMENTS[prepared.kind], prepared.sample(index).segments, strict=True
+        )
+    ]
+
+
+def _heading(role: str, segment: Segment) -> str:
+    wanted = ("" if _label(segment) else "not ") + "wanted, " if segment.constants else ""
+    return f"{role}: {wanted}{len(segment.tokens)} tokens, {segment.trained.sum()} trained"
+
+
+def _label(segment: Segment) -> bool:
+    """Whether an answer with a label is wanted."""
+    return bool(segment.constants["label"][0])
 
 
 def _indices(prepared: Joined, count: int, start: int) -> range:

@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hone.data.duplicates import Found
-from hone.data.formats import Example, Reading, TrainOn, recognise
+from hone.data.formats import Reading, RowExample, TrainOn, recognise
 from hone.data.row_hashes import RowHashes, prompt_of
 from hone.data.rows import BadRow, Row, RowError
 from hone.data.sources import Source, open_source
 from hone.errors import UserError
-from hone.recipe.data import Data
+from hone.recipe.data import Data, SampleKind
 
 MOST_COLUMNS = 1000  # names that are counted; rows may have a new one each
 
 Progress = Callable[[int, int | None], None]
-Observe = Callable[["SourceReport", Example], None]
+Observe = Callable[["SourceReport", RowExample], None]
 
 
 @dataclass
@@ -69,12 +69,14 @@ def validate(
     evaluation: Sequence[Data] = (),
     *,
     train_on: TrainOn = "completions",
+    kind: SampleKind | None = None,
     most: int = 10,
     progress: Progress | None = None,
     observe: Observe | None = None,
 ) -> Validation:
     """Read all rows of the sources; at most `most` of each kind of finding are named, all counted.
 
+    kind: what the rows have to become, None for anything.
     progress is called with (rows read, None), observe with the report of a source and each example
     that is read from it. Raises UserError for a source that is not there.
     """
@@ -88,7 +90,7 @@ def validate(
     for part, found, into in zip(sources, hashes, reports, strict=True):
         for data, source in part:
             found.add_source(source)
-            reading = _SourceReading(data, source, found, train_on, most, observe)
+            reading = _SourceReading(data, source, found, train_on, kind, most, observe)
             into.append(reading.read(progress, rows_before))
             rows_before += reading.report.rows
     trained, asked = hashes[1].overlap(hashes[0], most) if evaluation else (None, None)
@@ -105,6 +107,7 @@ class _SourceReading:
         source: Source,
         hashes: RowHashes,
         train_on: TrainOn,
+        kind: SampleKind | None,
         most: int,
         observe: Observe | None,
     ) -> None:
@@ -112,6 +115,7 @@ class _SourceReading:
         self.source = source
         self.hashes = hashes
         self.train_on: TrainOn = train_on
+        self.kind: SampleKind | None = kind
         self.most = most
         self.observe = observe
         self.report = SourceReport(data.path)
@@ -136,7 +140,7 @@ class _SourceReading:
             return
         self._count_columns(row.values)
         if self._reading is None:
-            self._reading = recognise(list(row.values), self.data)
+            self._reading = recognise(list(row.values), self.data, self.kind)
             self.report.format = self._reading.format
         try:
             example = self._reading.example(row.values, self.train_on)

@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 
 from hone.data.chat import Renderer, Tokens
-from hone.data.formats import Conversation, Example, Reading, recognise
+from hone.data.formats import Conversation, Example, Reading, recognise, sides_of
 from hone.data.overlong import shortened
 from hone.data.rows import BadRow, RowError
 from hone.data.sources import open_source
@@ -71,8 +71,8 @@ def read_examples(path: str) -> list[Example]:
             fault = row.message
             continue
         try:
-            reading = reading or recognise(list(row.values), data)
-            examples.append(reading.example(row.values, "completions"))
+            reading = reading or recognise(list(row.values), data, kind=None)
+            examples += sides_of(reading.example(row.values, "completions"))
         except RowError as error:
             fault = error.message
     if not examples:

@@ -19,6 +19,9 @@ from hone.recipe.node import (
     place,
 )
 
+SampleKind = Literal["supervised", "pairs", "unpaired"]
+"""What one sample is: text with trained tokens, two answers to one prompt, or one with a label."""
+
 
 class Columns(Node):
     """The names of the columns in the data, where they differ from the usual ones."""
@@ -39,6 +42,12 @@ class Columns(Node):
     """What the instruction is about; may be missing or empty."""
     output: str = "output"
     """The answer to an instruction."""
+    chosen: str = "chosen"
+    """The better answer of two: text, messages, or a whole conversation."""
+    rejected: str = "rejected"
+    """The other answer, of the same kind."""
+    label: str = "label"
+    """Whether a completion is wanted: true or false, 1 or 0."""
     system: str | None = "system"
     """A system turn's text for a row's conversation, where a row has one; null never reads it."""
     tools: str | None = "tools"
@@ -56,7 +65,14 @@ class Data(Node):
     split: str | None = None
     """The split of a Hub data set, `train` when left out; files have none."""
     format: Literal[
-        "auto", "text", "prompt_completion", "messages", "conversations", "instruction"
+        "auto",
+        "text",
+        "prompt_completion",
+        "messages",
+        "conversations",
+        "instruction",
+        "preference",
+        "unpaired",
     ] = "auto"
     """How rows are read; `auto` recognises it from the keys of the first row."""
     columns: Columns = Columns()

@@ -62,6 +62,10 @@ def _path_of(key: str, recipe: dict[str, Any]) -> KeyPath:
     if first in methods:
         return _stage_path(str(first), rest, recipe)
     if first not in known:
+        stages = recipe.get("stages")
+        names = stage_names(stages if isinstance(stages, list) else [])
+        there = {name.partition("[")[0] for name in names}
+        methods.sort(key=there.__contains__)  # the last one is offered first
         raise _NoSuchPlace(f"unknown key {quoted(first)}; {_offer(str(first), methods)}")
     return (first, *rest)
 

@@ -21,8 +21,9 @@ from hone.recipe.node import (
     place,
     size_bytes,
 )
+from hone.recipe.preference import Dpo
 from hone.recipe.trackers import Tracker
-from hone.recipe.training import Adapter, DataStage, Full, Lora, TrainingStage
+from hone.recipe.training import Adapter, DataStage, Lora, TrainingStage
 
 MOST_LAYERS = 10_000  # making more would never end
 
@@ -71,28 +72,21 @@ class Sft(DataStage):
     train_on: Literal["completions", "all"] = "completions"
     """Which tokens are trained: assistant turns and completions, or all. Of plain text, all are."""
 
-    @model_validator(mode="after")
-    def rows_are_trained(self) -> "Sft":
-        if self.add_tokens and isinstance(self.adapter, Full) and self.adapter.layers != "all":
-            raise ValueError(
-                "`add_tokens` needs embeddings that are trained, and `adapter.layers` leaves them "
-                "as they are; expected `layers: all`"
-            )
-        return self
 
-
-STAGES: dict[str, type[TrainingStage]] = {"pretrain": Pretrain, "sft": Sft}
+STAGES: dict[str, type[TrainingStage]] = {"pretrain": Pretrain, "sft": Sft, "dpo": Dpo}
 
 
 class Stage(Node):
     """One stage: a single key that names the method, with its settings."""
 
-    alternatives: ClassVar[tuple[str, ...]] = ("pretrain", "sft")
+    alternatives: ClassVar[tuple[str, ...]] = ("pretrain", "sft", "dpo")
 
     pretrain: Pretrain | None = None
     """Train all weights on all tokens of plain text."""
     sft: Sft | None = None
     """Supervised fine-tuning on completions or conversations."""
+    dpo: Dpo | None = None
+    """Preference: of two answers, make the chosen one likelier; DPO and its family."""
 
     @model_validator(mode="before")
     @classmethod

@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from hone.recipe.data import Data, Evaluation, MixedData, listed
+from hone.recipe.data import Data, Evaluation, MixedData, SampleKind, listed
 from hone.recipe.node import (
     Node,
     PositiveInt,
@@ -196,6 +196,8 @@ class TrainingStage(Node):
     """What every stage that trains has in common."""
 
     alternatives: ClassVar[tuple[str, ...]] = ("epochs", "steps")
+    watched: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    """What its evaluations measure that early stopping may go by."""
 
     profile: str | None = None
     """Where values come from that are not given here: `chat`, `instruction`, `code` or a file."""
@@ -254,6 +256,25 @@ class TrainingStage(Node):
             )
         return self
 
+    @model_validator(mode="after")
+    def rows_are_trained(self) -> "TrainingStage":
+        if self.add_tokens and isinstance(self.trains, Full) and self.trains.layers != "all":
+            raise ValueError(
+                "`add_tokens` needs embeddings that are trained, and `adapter.layers` leaves them "
+                "as they are; expected `layers: all`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def stops_by_what_is_measured(self) -> "TrainingStage":
+        stopping = self.evaluation.early_stopping if self.evaluation else None
+        if stopping and stopping.metric not in self.watched:
+            raise ValueError(
+                f"`evaluation.early_stopping.metric` is {stopping.metric}, which the evaluations "
+                f"of this method do not measure; expected {' or '.join(self.watched)}"
+            )
+        return self
+
     @property
     def trains(self) -> LowRank | Full:
         """What the stage trains: all weights, unless its method has adapters."""
@@ -298,7 +319,14 @@ class DataStage(TrainingStage):
         return [float(weight) for weight in weights if weight is not None] or None
 
     @property
+    def sample_kind(self) -> SampleKind:
+        """What one sample is; the formats of other kinds are refused."""
+        return "supervised"
+
+    @property
     def trained_part(self) -> Literal["completions", "all"]:
         """Which tokens of a sample are trained."""
+        if self.sample_kind != "supervised":
+            return "completions"
         part: Literal["completions", "all"] = getattr(self, "train_on", "all")
         return part

@@ -16,7 +16,7 @@ from hone.data.chat import Renderer
 from hone.data.duplicates import find_repeats
 from hone.data.joined import Joined, join
 from hone.data.prepare import prepare
-from hone.data.prepared import Prepared, split_held_out
+from hone.data.prepared import LEFT_OUT, Prepared, split_held_out
 from hone.errors import UserError
 from hone.optim import warmup_steps
 from hone.recipe.data import Data
@@ -28,7 +28,7 @@ from hone.seeds import Indices, Mixture, Order, apportion, shuffle
 # What the preparation did to rows, told where it happened.
 TOLD = (
     *("truncated", "split_turns", "split_overlong"),
-    *("dropped_overlong", "dropped_untrained", "skipped_rows"),
+    *LEFT_OUT,
 )
 
 
@@ -139,6 +139,7 @@ def prepare_data(
         max_tokens=settings.max_tokens,
         overlong=settings.overlong,
         train_on=settings.trained_part,
+        kind=settings.sample_kind,
         progress=progress,
         date=date,
     )

@@ -2,7 +2,12 @@
 
 from typing import Any
 
+from hone.stages.preference import PreferenceStage
 from hone.stages.supervised import SupervisedStage
 from hone.stages.work import StageWork
 
-WORK: dict[str, type[StageWork[Any]]] = {"pretrain": SupervisedStage, "sft": SupervisedStage}
+WORK: dict[str, type[StageWork[Any]]] = {
+    "pretrain": SupervisedStage,
+    "sft": SupervisedStage,
+    "dpo": PreferenceStage,
+}

@@ -1,6 +1,8 @@
 """What a person sees while a stage works: a bar, or a line now and then; and log.txt always."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -59,6 +61,24 @@ class StageProgress:
         """Show `done` of `total` units."""
         self.bar.update(self.task, completed=done, total=total or self.total)
 
+    @contextmanager
+    def beside(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar below this one for work that comes first; gives what shows how much is done."""
+        task = self.bar.add_task(title, total=total, text="")
+
+        def advance(done: int) -> None:
+            self.bar.update(task, completed=done)
+            now = time.monotonic()
+            if not self.console.is_terminal and now - self.shown_at >= LINES_EVERY_S:
+                self.shown_at = now
+                self.say(f"{title}: {done:,} of {total:,}")
+
+        self.shown_at = time.monotonic()
+        try:
+            yield advance
+        finally:
+            self.bar.remove_task(task)
+
     def write_log(self, text: str) -> None:
         """A line for the log alone, where the disk has room for it."""
         if self.log:
@@ -73,7 +93,10 @@ class StageProgress:
     def step(self, row: Row) -> None:
         """Show a row of metrics; evaluations always get a line of their own."""
         if row.get("split") == "evaluation":
-            self.say(f"{self.title} step {row['step']}: held-out loss {row['loss']:.4f}")
+            told = f"held-out loss {row['loss']:.4f}"
+            if "margin" in row:  # the share of pairs that are told apart, not of tokens
+                told += f", accuracy {row['accuracy']:.1%}"
+            self.say(f"{self.title} step {row['step']}: {told}")
             return
         text = f"loss {row['loss']:.4f}  {row['tokens_per_s']:,.0f} tokens/s"
         self.bar.update(self.task, completed=row["step"], text=text)

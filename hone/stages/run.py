@@ -20,7 +20,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from hone.architecture import first_line
 from hone.checkpoints import find_fault, write_folder
 from hone.data.joined import Joined
-from hone.data.prepared import Prepared, default_cache_folder
+from hone.data.prepared import LEFT_OUT, Prepared, default_cache_folder
 from hone.data.tokenizer_texts import texts_of, tokenizer_key
 from hone.data.tokenizer_training import train_tokenizer
 from hone.device import (
@@ -316,7 +316,7 @@ def check_stage(loaded: LoadedRecipe, index: int, rows: int | None) -> list[str]
     if rows is not None:
         check_ids(data, rows)
     counts = prepared.report
-    left_out = counts["dropped_overlong"] + counts["dropped_untrained"] + counts["skipped_rows"]
+    left_out = sum(counts[name] for name in LEFT_OUT)
     return [
         f"{counts['samples']:,} samples, {counts['tokens']:,} tokens, "
         f"{counts['trained_tokens']:,} trained, {counts['truncated']:,} truncated, "

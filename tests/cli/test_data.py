@@ -149,3 +149,57 @@ def test_stats_of_a_file_and_of_a_recipe(folder: Path, capsys: pytest.CaptureFix
     (counted,) = run_json(capsys, "stats", "chat.jsonl", "--model", str(tokenizer))["data"]
     assert counted["tokens"]["lengths"]["count"] == 160
     assert 0.1 < counted["tokens"]["trained_share"] < 0.5
+
+
+def write_preferences(folder: Path) -> None:
+    """better.jsonl: twenty pairs with one bad row. judged.csv: labelled answers, as text."""
+    rows = [
+        {"prompt": f"{n} and one?", "chosen": f" {n + 1}", "rejected": " none"} for n in range(20)
+    ]
+    bad = {**rows[0], "rejected": ["none"]}
+    lines = [json.dumps(row) + "\n" for row in [*rows, bad]]
+    (folder / "better.jsonl").write_text("".join(lines))
+    judged = [f"{n} and one?, {n + 1},{n % 4 > 0}\n" for n in range(20)]
+    (folder / "judged.csv").write_text("".join(["prompt,completion,label\n", *judged]))
+
+
+def test_data_commands_read_preferences(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_preferences(folder)
+    printed = run(capsys, "validate", "better.jsonl", expect=1)
+    assert "better.jsonl: 21 rows, preference, 1 bad" in printed
+    assert "better.jsonl:21: `chosen` is text and `rejected` is a list" in printed
+    assert "20 rows, unpaired, 0 bad" in run(capsys, "validate", "judged.csv")
+    renamed = ("--columns", "chosen=rejected", "--columns", "rejected=chosen")
+    run(capsys, "validate", "better.jsonl", *renamed, "--format", "preference", expect=1)
+    run(capsys, "split", "better.jsonl", "--share", "0.2")
+    lines = (folder / "better.evaluation.jsonl").read_text().splitlines(keepends=True)
+    assert len(lines) == 4 and set(lines) < set((folder / "better.jsonl").read_text().splitlines(1))
+
+    run(capsys, "prepare", "recipe.yaml")
+    (tokenizer,) = (folder / "cache" / "tokenizers").iterdir()
+    (pairs,) = run_json(capsys, "stats", "better.jsonl", "--model", str(tokenizer))["data"]
+    assert (pairs["format"], pairs["num_bad"], pairs["tokens"]["kind"]) == (
+        "preference",
+        1,
+        "pairs",
+    )
+    assert list(pairs["tokens"]["segments"]) == ["prompt", "chosen", "rejected"]
+    sums = [each["sum"] for each in pairs["tokens"]["segments"].values()]
+    assert sum(sums) == pairs["tokens"]["lengths"]["sum"]
+    shown = run(capsys, "stats", "judged.csv", "--model", str(tokenizer))
+    assert "answers that are wanted: 15 (75.0%)" in shown and "tokens of the completion" in shown
+    kinds = {entry["kind"] for entry in run_json(capsys, "list")["entries"]}
+    assert kinds == {"supervised", "pairs", "unpaired"}
+    assert "pairs" in run(capsys, "list")
+
+
+def test_a_supervised_stage_says_what_it_cannot_learn_from(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_preferences(folder)
+    for command in ("prepare", "show"):
+        printed = run(capsys, command, "recipe.yaml", "sft.data=better.jsonl", expect=2)
+        assert "this stage learns from text or conversations: expected `messages`" in printed
+        assert "columns: {completion: chosen}" in printed
+    better = "sft.data={path: better.jsonl, on_bad_row: skip, columns: {completion: chosen}}"
+    assert run_json(capsys, "show", "recipe.yaml", better)["counts"]["samples"] == 21

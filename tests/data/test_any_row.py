@@ -5,13 +5,15 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hone.data.chat import Renderer, Tokens
-from hone.data.formats import FORMATS, Conversation, TrainOn, recognise
+from hone.data.formats import FORMATS, Conversation, TrainOn, recognise, sides_of
 from hone.data.overlong import split
+from hone.data.trees import fitted, make_tree
 from hone.errors import UserError
 from hone.recipe.data import Columns, Data
 from tests.data.test_tools import DEEPSEEK
@@ -65,6 +67,9 @@ columns = dict.fromkeys(Columns.model_fields, texts | values) | {
     "conversations": conversations,
     "prompt": texts | conversations,
     "completion": texts | conversations,
+    "chosen": texts | conversations,
+    "rejected": texts | conversations,
+    "label": st.booleans() | st.sampled_from([0, 1, "1", "false"]) | values,
     "tools": tools | values,
 }
 rows = st.sampled_from(list(FORMATS)).flatmap(
@@ -87,22 +92,44 @@ def renderer(template: str) -> Renderer:
 def samples_or_refuse(
     row: dict[str, Any], data: Data, template: str, train_on: TrainOn
 ) -> list[Tokens]:
-    """The samples, whole and split; none where the row is refused in words that can be printed."""
+    """The samples, whole and split, of pairs those of both sides; none where the row is refused in
+    words that can be printed.
+    """
     chosen = renderer(template)
     try:
-        example = recognise(list(row), data).example(row, train_on)
-        samples = chosen.samples(example, train_on)
-        parts = split(chosen, example, samples, 12, train_on)
+        examples = sides_of(recognise(list(row), data, kind=None).example(row, train_on))
+        sides = [chosen.samples(example, train_on) for example in examples]
+        split_sides = [
+            split(chosen, example, samples, 12, train_on)
+            for example, samples in zip(examples, sides, strict=True)
+        ]
     except UserError as error:
         assert error.message.strip()
         f"{error.message} {error.hint}".encode()
         return []
-    if isinstance(example, Conversation):
-        assert samples
-    for tokens in (*samples, *(each for part in parts for each in part)):
-        assert len(tokens.ids) == len(tokens.trained)
-        assert not tokens.trained[:1].any()
-    return samples
+    for example, samples, parts in zip(examples, sides, split_sides, strict=True):
+        if isinstance(example, Conversation):
+            assert samples
+        for tokens in (*samples, *(each for part in parts for each in part)):
+            assert len(tokens.ids) == len(tokens.trained)
+            assert not tokens.trained[:1].any()
+    if len(sides) == 2 and all(len(samples) == 1 for samples in sides):
+        check_tree([samples[0] for samples in sides], chosen.begin_ids)
+    return [tokens for samples in sides for tokens in samples]
+
+
+def check_tree(sides: list[Tokens], begin_ids: list[int]) -> None:
+    """The tree's paths are the sides, and those of a shortened one fit."""
+    for limit in (1, 12, 10_000):
+        shortened = fitted(sides, limit, "keep_end", begin_ids)
+        tree = make_tree(shortened)
+        ends = np.cumsum(tree.segments)
+        prompt, *parts = np.split(tree.tokens.ids, ends[:-1])
+        for part, side, whole in zip(parts, shortened, sides, strict=True):
+            assert [*prompt, *part] == side.ids.tolist()
+            assert len(side.ids) == min(len(whole.ids), limit) or len(side.ids) < limit
+            assert not side.trained[:1].any()
+        assert not tree.tokens.trained[: ends[0]].any()
 
 
 train_ons = st.sampled_from(["completions", "all"])
@@ -141,6 +168,18 @@ def test_good_messages_are_accepted(messages: list[Any], template: str) -> None:
 
     if all(clean(message["content"]) for message in messages):
         assert samples_or_refuse({"messages": messages}, Data(path="x"), template, "all")
+
+
+@given(good, texts, texts, st.sampled_from(TEMPLATES))
+def test_good_pairs_are_accepted(
+    messages: list[Any], chosen: str, rejected: str, template: str
+) -> None:
+    whole = [[*messages[:-1], {**messages[-1], "content": text}] for text in (chosen, rejected)]
+    row = dict(zip(("chosen", "rejected"), whole, strict=True))
+    samples = samples_or_refuse(row, Data(path="x"), template, "completions")
+    contents = [message["content"] for side in whole for message in side]
+    if all(content.isprintable() for content in contents) and "<think>" not in "".join(contents):
+        assert len(samples) == 2
 
 
 @pytest.mark.parametrize("depth", [100_000])

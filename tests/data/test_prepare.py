@@ -82,6 +82,7 @@ def test_samples_are_what_the_renderer_makes(tmp_path: Path) -> None:
         "split_turns": 0,
         "split_overlong": 0,
         "dropped_overlong": 0,
+        "dropped_equal": 0,
         "dropped_untrained": 0,
         "skipped_rows": 0,
         "straddling_tokens": 0,

@@ -100,6 +100,86 @@ def test_the_json_form_holds_every_token(name: str, tmp_path: Path) -> None:
     assert "assistant" in last and last.replace(" ", "") == shown[1]["text"].replace(" ", "")
 
 
+PAIRS = [
+    {"prompt": "The cap", "chosen": "ital", "rejected": " is\nred"},
+    {"prompt": "Hello", "chosen": "a", "rejected": "a"},
+]
+LABELLED = [{"prompt": "Hello", "completion": " you", "label": label} for label in (1, 0)]
+
+# The token ` capital` begins in the prompt, so ` cap` belongs to the other side.
+PAIR_SHOWN = """\
+sample 0 of 1, FILE:1: 9 tokens, 7 trained
+The
+chosen: 2 tokens, 2 trained
+[ capital][<|endoftext|>]
+rejected: 6 tokens, 5 trained
+ cap[ is][↵
+][re][d][<|endoftext|>]
+
+"""
+LABELLED_SHOWN = """\
+sample 0 of 2, FILE:1: 4 tokens, 2 trained
+Hell|o
+completion: wanted, 2 tokens, 2 trained
+[ you][<|endoftext|>]
+
+sample 1 of 2, FILE:2: 4 tokens, 2 trained
+Hell|o
+completion: not wanted, 2 tokens, 2 trained
+[ you][<|endoftext|>]
+
+"""
+
+
+def prepared_trees(rows: list[Any], kind: Any, folder: Path) -> Joined:
+    path = folder / "p.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepared = prepare(
+        Data(path=str(path)),
+        shared("byte_level"),
+        max_tokens=99,
+        overlong="drop",
+        train_on="completions",
+        kind=kind,
+        cache_folder=folder / "cache",
+    )
+    return Joined((prepared,))
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind", "expected"),
+    [(PAIRS, "pairs", PAIR_SHOWN), (LABELLED, "unpaired", LABELLED_SHOWN)],
+)
+def test_a_tree_is_shown_with_its_prompt_once(
+    rows: list[Any], kind: str, expected: str, tmp_path: Path
+) -> None:
+    trees, tokenizer = prepared_trees(rows, kind, tmp_path), shared("byte_level")
+    text = printed(show_samples(trees, tokenizer, 3))
+    assert text.replace(f"{tmp_path}/p.jsonl", "FILE").startswith(expected)
+    coloured = printed(
+        show_samples(trees, tokenizer, 3), force_terminal=True, color_system="standard"
+    )
+    green = re.findall("\x1b\\[[0-9;]*32m([^\x1b]*)\x1b", coloured)
+    assert "<|endoftext|>" in green and "The" not in green
+    (end, *_) = trees.sample(0).segments
+    assert not end.trained.any()
+
+
+def test_the_json_form_of_trees_names_their_segments(tmp_path: Path) -> None:
+    tokenizer = shared("byte_level")
+    (pair,) = samples_as_json(prepared_trees(PAIRS, "pairs", tmp_path), tokenizer, 3)
+    assert "tokens" not in pair and json.loads(json.dumps(pair)) == pair
+    roles = {each["role"]: each for each in pair["segments"]}
+    assert list(roles) == ["prompt", "chosen", "rejected"]
+    assert roles["chosen"]["text"] == " capital<|endoftext|>"
+    assert [token["trained"] for token in roles["prompt"]["tokens"]] == [False]
+    assert pair["num_tokens"] == sum(each["num_tokens"] for each in pair["segments"])
+    assert pair["num_trained"] == sum(each["num_trained"] for each in pair["segments"])
+    labelled = samples_as_json(prepared_trees(LABELLED, "unpaired", tmp_path), tokenizer, 3)
+    assert [each["segments"][1]["label"] for each in labelled] == [True, False]
+    assert "label" not in labelled[0]["segments"][0]
+
+
 def test_samples_of_one_row_are_named_as_its_parts(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     turns = [{"role": role, "content": "<think>hm</think>a"} for role in ("user", "assistant")]

@@ -27,6 +27,24 @@ def test_rows_are_counted(tmp_path: Path) -> None:
     assert found.report.columns == {"messages": 4}
 
 
+def test_the_prompt_of_a_pair_is_counted_once(tmp_path: Path) -> None:
+    user, *answers = (
+        {"role": role, "content": text}
+        for role, text in (("user", "abc"), ("assistant", "d"), ("assistant", "ef"))
+    )
+    rows = [
+        {"prompt": "abc", "chosen": "d", "rejected": "ef"},
+        {"prompt": [user], "chosen": answers[:1], "rejected": answers[1:]},
+        {"chosen": [user, answers[0]], "rejected": [user, answers[1]]},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = count_rows(Data(path=str(tmp_path / "a.jsonl")), kind="pairs")
+    assert list(found.characters) == [6, 6, 6]
+    assert list(found.turns) == [2, 2, 2, 2]
+    assert found.roles == {"user": 2, "assistant": 4}
+    assert count_rows(Data(path=str(tmp_path / "a.jsonl")), kind="unpaired").report.fault
+
+
 def test_a_file_without_a_good_row_is_counted_too(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("[1]\n")
     found = count_rows(Data(path=str(tmp_path / "a.jsonl")))

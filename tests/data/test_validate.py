@@ -126,3 +126,30 @@ def test_plain_texts_have_no_prompt(tmp_path: Path) -> None:
     data = write(tmp_path / "a.jsonl", {"text": "a"})
     found = validate([data], [write(tmp_path / "b.jsonl", {"text": "b"})])
     assert found.asked is not None and (found.asked.count, found.repeated.count) == (0, 0)
+
+
+def test_preference_rows_are_judged_and_compared(tmp_path: Path) -> None:
+    def chosen(question: str, answer: str, other: str) -> dict[str, Any]:
+        given = {"role": "user", "content": question}
+        sides = [[given, {"role": "assistant", "content": text}] for text in (answer, other)]
+        return dict(zip(("chosen", "rejected"), sides, strict=True))
+
+    rows = [chosen("a", "b", "c"), chosen("a", "d", "c"), chosen("a", "b", "c")]
+    bad = {"chosen": rows[0]["chosen"], "rejected": [{"role": "assistant", "content": "c"}]}
+    training = write(tmp_path / "a.jsonl", *rows, bad)
+    evaluation = write(tmp_path / "b.jsonl", rows[1], chosen("a", "x", "y"), chosen("z", "x", "y"))
+    found = validate([training], [evaluation], kind="pairs")
+    assert found.training[0].format == "preference"
+    assert found.training[0].bad == [
+        (
+            f"{training.path}:4",
+            "`chosen` and `rejected` have no prompt in common: they differ from message 1 on; "
+            "expected conversations that are the same up to an answer, or a column with the prompt",
+        )
+    ]
+    assert places(found, "repeated", tmp_path) == [("a.jsonl:3", "a.jsonl:1")]
+    assert places(found, "trained", tmp_path) == [("b.jsonl:1", "a.jsonl:2")]
+    assert found.asked and found.asked.count == 2
+    refused = validate([training], kind="supervised").training[0]
+    assert "this stage learns from text or conversations" in str(refused.fault)
+    assert validate([write(tmp_path / "c.jsonl", *rows)]).ok, "any kind will do"

@@ -16,7 +16,6 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -41,29 +40,11 @@ from hone.recipe.schema import STAGES, Recipe
 from hone.recipe.training import Lora
 from hone.runs import Run, create_run
 from hone.stages.run import prepare_stage, run_recipe
+from tests.recipe import cases_preference as preference
+from tests.recipe.cases import Case, case
 from tests.trackers.reading import records_of
 
 # --- The table -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Case:
-    """changes: overrides, each of which alone makes `differs` differ from a run of `start`.
-
-    differs, same: parts of `Outcome`, in one text. same: what the changes must leave as it is.
-    """
-
-    changes: tuple[str, ...]
-    differs: str
-    start: tuple[str, ...] = ()
-    same: str = ""
-
-
-def case(
-    *changes: str, start: str | tuple[str, ...] = (), differs: str = "weights", same: str = ""
-) -> Case:
-    """A case as it stands in the tables."""
-    return Case(changes, differs, (start,) if isinstance(start, str) else start, same)
 
 
 TENSORBOARD = "trackers=[{type: tensorboard, finish_within_s: 120.0}]"
@@ -106,6 +87,7 @@ TOP = {
     "stages": case(TWO_STAGES),
     "pretrain": case(f"stages=[{{pretrain: {{{ONE_STEP}}}}}]", differs="checkpoints"),
     "sft": case(f"stages=[{{sft: {{{ONE_STEP}}}}}]", differs="metrics checkpoints"),
+    "dpo": case(f"stages=[{{dpo: {{{ONE_STEP}}}}}]", differs="metrics checkpoints"),
     "trackers": tracked(TENSORBOARD, start=()),
     "trackers.tensorboard.type": tracked(TENSORBOARD, start=MLFLOW),
     "trackers.tensorboard.folder": tracked("trackers[0].folder=shared"),
@@ -150,6 +132,9 @@ DATA = {
     "columns.tools": case(
         "columns.tools=functions", start=("format=messages", "template=tools.jinja")
     ),
+    "columns.chosen": case("columns.chosen=better", differs="error"),
+    "columns.rejected": case("columns.rejected=worse", differs="error"),
+    "columns.label": case("columns.label=verdict", differs="error"),
     "template": case("template=chatml", "template=alpaca", "template=brackets.jinja"),
     "on_bad_row": case("on_bad_row=skip", start="path=broken.jsonl", differs="error"),
 }
@@ -270,7 +255,7 @@ def low_rank(name: str, start: str) -> dict[str, Case]:
     }
 
 
-SFT = {
+ADAPTERS = {
     "adapter.lora.type": case(LORA, differs="weights printed"),
     **low_rank("lora", LORA),
     "adapter.qlora.type": case(QLORA, start=LORA, differs="weights metrics"),
@@ -282,8 +267,14 @@ SFT = {
         differs="weights printed",
     ),
     "adapter.full.type": case("adapter={type: full}", start=LORA, differs="weights printed"),
-    "train_on": case("train_on=all", differs="weights printed"),
 }
+
+# What a method has besides, or where a field shows in another way.
+OWN = {
+    "sft": {**ADAPTERS, "train_on": case("train_on=all", differs="weights printed")},
+    "dpo": {**ADAPTERS, **preference.STAGE},
+}
+OWN_DATA = {"dpo": preference.DATA}
 
 
 def held_out(each: Case) -> Case:
@@ -293,10 +284,10 @@ def held_out(each: Case) -> Case:
 
 
 def under(prefix: str, each: Case) -> Case:
-    """The case with its overrides below `prefix`, keys of the recipe's top level aside."""
+    """The case with its overrides below `prefix`, but for keys of the top level and of a stage."""
 
     def written_out(override: str) -> str:
-        top = re.split(r"[.=]", override)[0] in Recipe.model_fields
+        top = re.split(r"[.=]", override)[0] in {*Recipe.model_fields, *STAGES}
         return override if top else f"{prefix}.{override}"
 
     changes, start = tuple(map(written_out, each.changes)), tuple(map(written_out, each.start))
@@ -307,10 +298,9 @@ def all_cases() -> dict[str, tuple[str, Case]]:
     """Dotted path of a field to (name of the recipe, case with its overrides written out)."""
     cases = {path: ("sft", each) for path, each in TOP.items()}
     for method in STAGES:
-        own = SFT if method == "sft" else {}
-        for path, each in {**STAGE, **own}.items():
+        for path, each in {**STAGE, **OWN.get(method, {})}.items():
             cases[f"{method}.{path}"] = (method, under(method, each))
-        for path, each in DATA.items():
+        for path, each in OWN_DATA.get(method, DATA).items():
             place = f"{method}.data"
             cases[f"{place}.{path}"] = (method, under(place, each))
             place = f"{method}.evaluation.data"
@@ -412,6 +402,8 @@ REFUSED = {
     ("sft.data.split=train",): "data.split: files have no splits",
     ("sft.data.columns.prompt=question",): "`columns.prompt` is `question`, but the rows are read",
     ("sft.data.columns.input=context",): "`columns.input` is `context`, but the rows are read",
+    ("sft.data.columns.chosen=better",): "`columns.chosen` is `better`, but the rows are read as",
+    ("sft.data.format=preference",): "this stage learns from text or conversations: expected",
     ("sft.data.columns.tools=function",): "no column `function`; the columns are",
     ("sft.data.format=text", "sft.data.columns.system=null"): "`columns.system` is `null`, but",
     ("sft.data.template=llama",): "needs tokens that the tokenizer does not have",
@@ -538,8 +530,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_hub_data(folder)
     write_stores(folder)
     for method in STAGES:
-        adapter = "      adapter: {type: full}\n" if method == "sft" else ""
-        recipe = RECIPE.replace("METHOD", method) + adapter
+        adapter = "      adapter: {type: full}\n"
+        has_one = "adapter" in STAGES[method].model_fields
+        recipe = RECIPE.replace("METHOD", method) + (adapter if has_one else "")
         (folder / f"{method}.yaml").write_text(recipe)
         recipe = recipe.replace("share: 0.3", "data: rows.jsonl")
         (folder / f"{method}-held-out.yaml").write_text(recipe)
@@ -681,6 +674,15 @@ def make_rows(first: int, count: int, place: str = "before") -> list[dict[str, A
                 "context": f"The number is {n}.",
                 "output": f"{n + 1}{more}",
                 "reply": f"That is {n + 1}{more}",
+                "chosen": f" {n + 1}{more}",
+                "better": f" the number {n + 1}{more}",
+                "rejected": f" {n + 2}",
+                "worse": f" nothing{more}",
+                "asked": chat(f"What is after {n}?", "")[:1],
+                "good": chat("", f"It is {n + 1}{more}.")[1:],
+                "bad": chat("", f"It is {n}.")[1:],
+                "label": n % 2 == 0,
+                "verdict": n % 3 == 0,
                 "persona": "You can count.",
                 "functions": [{"name": "count", "parameters": {"from": n}}],
             }
@@ -799,11 +801,18 @@ def check(observe: Observe, recipe: str, each: Case) -> None:
         assert not differing & set(each.same.split()), f"{change} changes {sorted(differing)}"
 
 
-@pytest.mark.parametrize(("overrides", "words"), REFUSED.items(), ids=map(str, REFUSED))
+@pytest.mark.parametrize(
+    ("method", "overrides", "words"),
+    [
+        pytest.param(method, *each, id=str(each[0]))
+        for method, table in {"sft": REFUSED, "dpo": preference.REFUSED}.items()
+        for each in table.items()
+    ],
+)
 def test_what_would_have_no_effect_is_refused(
-    overrides: tuple[str, ...], words: str, folder: Path, observe: Observe
+    method: str, overrides: tuple[str, ...], words: str, folder: Path, observe: Observe
 ) -> None:
-    assert words.replace("FOLDER", str(folder)) in observe("sft", overrides)["error"]
+    assert words.replace("FOLDER", str(folder)) in observe(method, overrides)["error"]
 
 
 def test_the_same_recipe_has_the_same_outcome(folder: Path, observe: Observe) -> None:

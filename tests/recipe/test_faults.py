@@ -7,6 +7,7 @@ import pytest
 
 from hone.errors import UserError
 from hone.recipe.load import load_recipe
+from hone.recipe.schema import STAGES
 from tests.recipe.test_load import SMALL, write
 
 pytestmark = pytest.mark.quick
@@ -45,7 +46,7 @@ stages:
         rank: 8
       data: other.jsonl
       optimizer: {weight_deca: 1, betas: [0.9]}
-  - dpo: {}
+  - distil: {}
   - pretrain:
 """
     found = faults(write(tmp_path, text), "sft.precision=bf61", "sff.steps=3")
@@ -67,7 +68,8 @@ stages:
         "number of at least 0 and below 1, found a list of 1",
         'recipe.yaml:16: stages[0].sft.optimizer.weight_deca: unknown key "weight_deca"; '
         'did you mean "weight_decay"?',
-        'recipe.yaml:17: stages[1].dpo: unknown key "dpo"; expected one of pretrain, sft',
+        'recipe.yaml:17: stages[1].distil: unknown key "distil"; expected one of '
+        f"{', '.join(STAGES)}",
         "recipe.yaml:18: stages[2].pretrain.data: is missing; expected a file, folder or data set",
         'command line: stages[0].sft.precision: expected "auto", "fp32" or "bf16", found "bf61"; '
         'did you mean "bf16"?',
@@ -174,9 +176,12 @@ stages:
         ("sft.adapter.rank=100000", "sft.adapter.rank: expected at most 65536"),
         ("threads=1000000", "threads: expected at most 4096"),
         ("stages={}", 'stages: expected a list, each item a mapping after "- " with one of'),
-        ("stages=[]", "with one of pretrain, sft, found an empty list"),
-        ("stages=[3]", "stages[0]: expected a mapping with the keys pretrain, sft, found"),
-        ("stages=[{}]", "stages[0]: expected exactly one of `pretrain` and `sft`, found none"),
+        ("stages=[]", f"with one of {', '.join(STAGES)}, found an empty list"),
+        ("stages=[3]", f"stages[0]: expected a mapping with the keys {', '.join(STAGES)}, found"),
+        (
+            "stages=[{}]",
+            f"stages[0]: expected exactly one of `{'` and `'.join(STAGES)}`, found none",
+        ),
         ("sft={data: chat.jsonl, steps: 5, warmup: 5}", "`warmup` is 5 steps and the stage has 5"),
         ("sft.evaluation={every: 3}", "sft.evaluation: expected exactly one of `share` and `data`"),
     ],
