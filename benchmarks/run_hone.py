@@ -1,7 +1,7 @@
-"""One contender's process: a run of a recipe, as `hone run` does it. Started by `sft.py`.
+"""One contender's process: a run of a recipe, as `hone run` does it. Started by `harness.py`.
 
 Nothing of Hone is replaced: steps are read from the run's metrics.jsonl, and what is printed tells
-the clock and the memory when step 1 was done.
+the clock and the memory when the stage began to compute and when references were there.
 """
 
 import json
@@ -17,18 +17,22 @@ if TYPE_CHECKING:
     from hone.runs import Run
 
 
+BEGUN, REFERENCE = ": step 0 of ", "reference: the policy"  # what Hone prints at these moments
+
+
 class Watch(StringIO):
     """The console's file: every text printed is a moment to look at the memory and the clock."""
 
     def __init__(self, memory: Memory) -> None:
         super().__init__()
         self.memory = memory
-        self.first_step_at: float | None = None
+        self.seen: dict[str, float] = {}
 
     def write(self, text: str) -> int:
         self.memory.look()
-        if self.first_step_at is None and " step 1/" in text:
-            self.first_step_at = now()
+        for sign in (BEGUN, REFERENCE):
+            if sign in text:
+                self.seen.setdefault(sign, now())
         print(text, end="", flush=True)
         return super().write(text)
 
@@ -51,14 +55,14 @@ def write_recipe(request: Request, workload: Workload) -> Path:
         "model": str(request.folder / "model"),
         "device": request.device,
         "threads": request.threads,
-        "stages": [{"sft": stage}],
+        "stages": [{workload.method: stage}],
     }
     path = request.scratch / "recipe.yaml"
     path.write_text(json.dumps(recipe, indent=2))  # JSON is YAML
     return path
 
 
-def read_steps(run: "Run") -> tuple[list[Step], float, int]:
+def read_steps(run: "Run", method: str) -> tuple[list[Step], float, int]:
     """(steps, seconds of all of them, peak memory of any).
 
     The metrics count the tokens the model was run over, filling included; here the samples' own are
@@ -68,7 +72,7 @@ def read_steps(run: "Run") -> tuple[list[Step], float, int]:
     from hone.metrics import read_metrics
     from hone.seeds import Order
 
-    rows = read_metrics(run.stage_folder(0, "sft") / "metrics.jsonl")
+    rows = read_metrics(run.stage_folder(0, method) / "metrics.jsonl")
     prepared = open_prepared(run.read_lock_json()["stages"]["1"]["data"]["key"])
     assert prepared is not None, "the prepared data is not in the cache"
     recipe = run.loaded_recipe().recipe
@@ -104,8 +108,9 @@ def main() -> None:
     run = create_run(loaded, "measured", request.scratch / "runs")
     with run.attempt():
         run_recipe(run, console=Console(file=watch, width=200))
-    steps, pass_s, peak = read_steps(run)
-    assert watch.first_step_at is not None, "step 1 was not announced"
+    steps, pass_s, peak = read_steps(run, workload.method)
+    steps_from = max(watch.seen.values())
+    before_s = steps_from - watch.seen[BEGUN]
     said = [
         line for line in watch.getvalue().splitlines() if "precision" in line or "layout" in line
     ]
@@ -113,10 +118,12 @@ def main() -> None:
         contender=request.contender,
         round=request.round,
         to_trainer_s=trainer_at - request.started,
-        to_first_step_s=watch.first_step_at - request.started,
-        pass_s=pass_s,
+        to_first_step_s=steps_from + steps[0].seconds - request.started,
+        pass_s=pass_s + before_s,
         floor_bytes=memory.floor,
         peak_bytes=max(memory.look(), peak),  # Hone starts a new peak at every step
+        before_s=before_s,
+        before_samples=workload.samples if before_s else 0,
         note="; ".join(line.partition(": ")[2] for line in said),
         steps=steps,
     ).write(request.scratch / "outcome.json")
