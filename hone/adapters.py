@@ -7,6 +7,8 @@ forward. What happens to an adapter that is there already: `choose_before`.
 """
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -249,6 +251,44 @@ def _adapted_forward(layer: PeftLinear, x: torch.Tensor) -> torch.Tensor:
         layer.lora_B[name].weight,
         layer.scaling[name],
     )
+
+
+@contextmanager
+def cast_once(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Inside, and without gradients, the factors of the faster forward are cast to `dtype`, that of
+    the activations, once and not at every call.
+    """
+    changed: dict[PeftLinear, Any] = {}
+    try:
+        for module in model.modules():
+            forward = vars(module).get("forward")
+            if isinstance(forward, partial) and forward.func is _adapted_forward:
+                assert isinstance(module, PeftLinear)
+                changed[module] = forward
+                module.forward = _make_cast_forward(module, dtype)  # type: ignore[method-assign]
+        yield
+    finally:
+        for module, forward in changed.items():
+            module.forward = forward  # type: ignore[method-assign]
+
+
+def _make_cast_forward(
+    layer: PeftLinear, dtype: torch.dtype
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What `_LoraLinear` computes in evaluation mode."""
+    (name,) = layer.lora_A
+    base, scaling = layer.get_base_layer(), layer.scaling[name]
+    if layer.disable_adapters or layer.merged:
+        return base
+    down, up = (f[name].weight.detach().to(dtype).T for f in (layer.lora_A, layer.lora_B))
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        out = F.linear(flat, _weight_of(base), base.bias)
+        out.addmm_(flat @ down, up, alpha=scaling)
+        return out.view(*x.shape[:-1], -1)
+
+    return forward
 
 
 def _weight_of(base: nn.Module) -> torch.Tensor:

@@ -7,7 +7,7 @@ same tree. Keywords outside the closed list are refused when they are set: atten
 soft-caps would otherwise be silently left out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -23,7 +23,13 @@ FOREST = "hone_forest"
 # Keywords that carry no rule of attention of their own, or whose rule the spans already hold.
 _UNDERSTOOD = {"is_causal", "position_ids", "cache_position", "use_cache", "output_attentions"}
 
+# (query, key, value, scaling, sliding_window) -> (1, T, H, D)
+Attend = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, float | None, int | None], torch.Tensor
+]
+
 _spans: tuple[Span, ...] | None = None
+_attend: Attend | None = None
 
 
 class UnsupportedAttention(Exception):
@@ -41,6 +47,17 @@ def forest_layout(spans: tuple[Span, ...]) -> Iterator[None]:
         yield
     finally:
         _spans = before
+
+
+@contextmanager
+def attend_by(attend: Attend) -> Iterator[None]:
+    """Let `attend` answer every attention call of the forwards inside, whose layout it knows."""
+    global _attend
+    before, _attend = _attend, attend
+    try:
+        yield
+    finally:
+        _attend = before
 
 
 def forest_attention(
@@ -69,14 +86,28 @@ def forest_attention(
         raise UnsupportedAttention(f"its attention sets {', '.join(sorted(unknown))}")
     if attention_mask is not None or not getattr(module, "is_causal", True):
         raise UnsupportedAttention("its attention is not plain causal attention")
+    if _attend is not None:
+        return _attend(query, key, value, scaling, sliding_window), None
     assert _spans, "forest attention was called outside of `forest_layout`"
+    return attend_spans(query, key, value, _spans, scaling, dropout, sliding_window), None
+
+
+def attend_spans(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    spans: tuple[Span, ...],
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    window: int | None = None,
+) -> torch.Tensor:
+    """The forest's rule for a row of these spans; shapes as in `forest_attention`."""
     if query.device.type == "cuda" and not dropout:  # FlexAttention has no dropout
-        return _flex(query, key, value, _spans, scaling, sliding_window), None
+        return _flex(query, key, value, spans, scaling, window)
     dtype = query.dtype
     if dtype in (torch.bfloat16, torch.float16):  # a CPU attends to short segments faster in fp32
         query, key, value = query.float(), key.float(), value.float()
-    out = _per_segment(query, key, value, _spans, scaling, dropout, sliding_window)
-    return out.to(dtype), None
+    return _per_segment(query, key, value, spans, scaling, dropout, window).to(dtype)
 
 
 def _per_segment(

@@ -10,13 +10,11 @@ from dataclasses import replace
 from hone.checkpoints import CheckpointState, find_fault, step_folder
 from hone.metrics import Row
 from hone.models import load_trained
-from hone.recipe.data import EarlyStopping
+from hone.recipe.data import Stopping
 from hone.training import Training
 
 
-def judge_evaluation(
-    state: CheckpointState, row: Row, rule: EarlyStopping | None
-) -> CheckpointState:
+def judge_evaluation(state: CheckpointState, row: Row, rule: Stopping | None) -> CheckpointState:
     """The state after an evaluation: the best so far, and whether training ends.
 
     Without a rule the lowest loss is the best, or the highest reward where there is no loss. Before

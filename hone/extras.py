@@ -26,6 +26,9 @@ EXTRAS = {
     "bitsandbytes": Extra(
         ("bitsandbytes",), "adapter: {type: qlora} and optimizer: {type: adamw_8bit}"
     ),
+    "jsonschema": Extra(
+        ("jsonschema", "referencing"), "environment: {type: rules, rules: [{type: json}]}"
+    ),
 }
 
 

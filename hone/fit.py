@@ -33,7 +33,8 @@ from hone.device import peak_memory_bytes, reset_peak_memory, seed_torch
 from hone.early_stopping import judge_evaluation
 from hone.errors import UserError
 from hone.files import is_disk_full, room_permitting
-from hone.forest import StepCounts, count_step
+from hone.forest import Batch, StepCounts, count_step
+from hone.logprobs import Scores
 from hone.memory import is_out_of_memory
 from hone.metrics import MetricsWriter, Row
 from hone.models import first_line, save_model
@@ -172,7 +173,8 @@ class _Loop:
             seed_torch(training.seed, training.stage, step, "dropout", part)
             batch = model.make_batch(training.at_work, counts=counts, indices=indices)
             with model.laid_out(batch):
-                output = training.loss(model.logprobs(batch), batch)
+                scores, batch = score(training, batch)
+                output = training.loss(scores.logprobs, batch)
                 output.total.backward()
             loss = output.total.item()
             if not math.isfinite(loss):
@@ -345,6 +347,16 @@ class _Loop:
         )
 
 
+def score(training: Training, batch: Batch) -> tuple[Scores, Batch]:
+    """What the model says about a batch, and the batch as the loss sees it: with the constant
+    `entropy` where the method wants it.
+    """
+    scores = training.model.scores(batch, entropies=training.wants_entropy)
+    if scores.entropies is None:
+        return scores, batch
+    return scores, replace(batch, constants={**batch.constants, "entropy": scores.entropies})
+
+
 @torch.no_grad()
 def evaluate(training: Training, moment: float) -> Row:
     """The loss on the held-out samples with what it measures besides, and as `accuracy`, where the
@@ -361,10 +373,10 @@ def evaluate(training: Training, moment: float) -> Row:
         training.at_work = [samples[i] for i in indices]
         batch = model.make_batch(training.at_work, counts=counts, indices=indices)
         with model.laid_out(batch):
-            logprobs, hits = model.scores(batch)
-            output = training.loss(logprobs, batch)
+            scores, batch = score(training, batch)
+            output = training.loss(scores.logprobs, batch)
         loss += output.total.item()
-        likeliest += hits.sum().item()
+        likeliest += scores.likeliest.sum().item()
         for name, value in output.metrics.items():
             metrics[name] = metrics.get(name, 0.0) + float(value)
     return {

@@ -1,13 +1,13 @@
 """Log-probabilities of the trained tokens through the model's own head, never all logits at once.
 
 Hidden states are projected onto the vocabulary only at trained positions and in chunks. Called by
-`models.py`; losses see only the result. Entropy joins here when a method asks for it.
+`models.py`; losses see only the result. The entropy is taken on the way where a method asks for it.
 
 Shapes: P trained positions, D hidden size, V vocabulary, K rows with values of their own.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,17 @@ class Head:
     rows_KD: torch.Tensor | None = None
 
 
+class Scores(NamedTuple):
+    """What is known about the P targets. logprobs: differentiable. likeliest: bool, whether each is
+    the likeliest token; all False where a gradient is wanted. entropies: of the softmax at each
+    position, in nats, without gradient; None where not asked for.
+    """
+
+    logprobs: torch.Tensor
+    likeliest: torch.Tensor
+    entropies: torch.Tensor | None
+
+
 def compute_logprobs(
     hidden_PD: torch.Tensor, targets_P: torch.Tensor, head: Head, dtype: torch.dtype | None = None
 ) -> torch.Tensor:
@@ -44,25 +55,27 @@ def compute_logprobs(
 
     dtype: the number format of the products; the hidden states' own when left out.
     """
-    return compute_scores(hidden_PD, targets_P, head, dtype)[0]
+    return compute_scores(hidden_PD, targets_P, head, dtype).logprobs
 
 
 def compute_scores(
-    hidden_PD: torch.Tensor, targets_P: torch.Tensor, head: Head, dtype: torch.dtype | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `compute_logprobs` gives, and whether each target is the likeliest token, (P,) bool.
-
-    The second is only computed where no gradient is wanted, and all False otherwise.
-    """
+    hidden_PD: torch.Tensor,
+    targets_P: torch.Tensor,
+    head: Head,
+    dtype: torch.dtype | None = None,
+    *,
+    entropies: bool = False,
+) -> Scores:
+    """What `compute_logprobs` gives, and what comes with it. entropies: whether they are wanted."""
     dtype = dtype or hidden_PD.dtype
     count = len(targets_P)
     filling = -count % fill_multiple(count)
     hidden_PD = F.pad(hidden_PD, (0, 0, 0, filling))
     targets_P = F.pad(targets_P, (0, filling))
-    logprobs, likeliest = _Logprobs.apply(
-        hidden_PD, head.weight_VD, head.bias_V, head.rows_KD, targets_P, head, dtype
+    logprobs, likeliest, found = _Logprobs.apply(
+        hidden_PD, head.weight_VD, head.bias_V, head.rows_KD, targets_P, head, dtype, entropies
     )
-    return logprobs[:count], likeliest[:count]
+    return Scores(logprobs[:count], likeliest[:count], found[:count] if entropies else None)
 
 
 def fill_multiple(count: int) -> int:
@@ -108,7 +121,7 @@ def _softmax(logits: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _log_chosen(
+def log_chosen(
     probabilities: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
     """log p(target): the logarithm of the probability, which saves a pass over the logits, where it
@@ -121,6 +134,17 @@ def _log_chosen(
         exact = logits[small].to(logprobs.dtype).log_softmax(-1)
         logprobs[small] = exact.gather(1, targets[small, None])[:, 0]
     return logprobs
+
+
+def _entropy(
+    probabilities: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, logprobs: torch.Tensor
+) -> torch.Tensor:
+    """-sum p log p of each row, as log(sum exp(logits)) - sum p logits: the first is known from the
+    target's logit and its log-probability, so that no logarithm is taken of all.
+    """
+    logits = logits.to(probabilities.dtype)
+    norms = logits.gather(1, targets[:, None])[:, 0] - logprobs
+    return (norms - torch.linalg.vecdot(probabilities, logits)).clamp_min(0)
 
 
 def _descent(
@@ -154,13 +178,14 @@ class _Logprobs(torch.autograd.Function):
         targets_P: torch.Tensor,
         head: Head,
         dtype: torch.dtype,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        wants_entropies: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         in_forward = ctx.needs_input_grad[0] and not trains_head
         assert rows_KD is None or not trains_head, "trained rows stand beside a frozen head"
         ctx.head, ctx.dtype = head, dtype
         ctx.size = max(1, CHUNK_ELEMENTS // weight_VD.shape[0])
-        logprobs, slopes, columns, likeliest = [], [], [], []
+        logprobs, slopes, columns, likeliest, entropies = [], [], [], [], []
         with torch.autocast(hidden_PD.device.type, enabled=False):
             weight = weight_VD.to(dtype)
             bias = None if bias_V is None else bias_V.to(dtype)
@@ -171,9 +196,11 @@ class _Logprobs(torch.autograd.Function):
                 parts = zip(logits.split(CACHE_ROWS), targets.split(CACHE_ROWS), strict=True)
                 for rows, chosen in parts:
                     probabilities = _softmax(rows)
-                    logprobs.append(_log_chosen(probabilities, rows, chosen))
+                    logprobs.append(log_chosen(probabilities, rows, chosen))
                     if not in_forward and not trains_head:
                         likeliest.append(rows.argmax(-1) == chosen)
+                    if wants_entropies:
+                        entropies.append(_entropy(probabilities, rows, chosen, logprobs[-1]))
                     if in_forward:
                         rows.copy_(_descent(probabilities, rows, chosen, head))
                 if in_forward and own_rows is not None:
@@ -192,16 +219,17 @@ class _Logprobs(torch.autograd.Function):
         ctx.in_forward = in_forward
         none = torch.zeros(len(targets_P), dtype=torch.bool, device=targets_P.device)
         found = torch.cat(likeliest) if likeliest else none
-        ctx.mark_non_differentiable(found)
-        return torch.cat(logprobs), found
+        measured = torch.cat(entropies) if entropies else torch.zeros(0, device=found.device)
+        ctx.mark_non_differentiable(found, measured)
+        return torch.cat(logprobs), found, measured
 
     @staticmethod
-    def backward(ctx: Any, grad_P: torch.Tensor, _: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad_P: torch.Tensor, *_: Any) -> Any:  # type: ignore[override]
         if ctx.in_forward:
             slopes_PD, *with_rows = ctx.saved_tensors
             grad_hidden = slopes_PD * -grad_P[:, None].to(slopes_PD.dtype)
             grad_rows = _grad_rows(grad_P, *with_rows) if with_rows else None
-            return grad_hidden, None, None, grad_rows, None, None, None
+            return grad_hidden, None, None, grad_rows, None, None, None, None
         hidden_PD, weight_VD, bias_V, targets_P = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden_PD)
         grad_weight = torch.zeros_like(weight_VD)
@@ -219,7 +247,7 @@ class _Logprobs(torch.autograd.Function):
                 grad_weight += (gradient.T @ hidden).to(grad_weight.dtype)
                 if grad_bias is not None:
                     grad_bias += gradient.sum(0).to(grad_bias.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None, None
 
 
 def _grad_rows(

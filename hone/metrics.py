@@ -19,6 +19,7 @@ from hone.files import room_permitting
 
 Row = dict[str, Any]
 
+TIMES = ("time_s", "step_s", "sampling_s", "scoring_s")  # in seconds
 TAIL_BYTES = 65_536  # some 200 rows: where the newest row is looked for first
 
 
@@ -138,7 +139,7 @@ def canonical_row(row: Row) -> bytes:
 
 
 def _is_timing(key: str) -> bool:
-    return key in ("time_s", "step_s") or key.endswith(("_per_s", "_memory_bytes"))
+    return key in TIMES or key.endswith(("_per_s", "_memory_bytes"))
 
 
 def _is_not_finite(value: object) -> bool:

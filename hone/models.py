@@ -8,8 +8,9 @@ probing it against plain forwards of itself.
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -33,7 +34,7 @@ from hone.device import Precision
 from hone.errors import UserError
 from hone.forest import ROW_MULTIPLE, Batch, count_step, make_batch
 from hone.hub import find_model
-from hone.logprobs import Head, compute_scores
+from hone.logprobs import Head, Scores, compute_scores
 from hone.memory import is_out_of_memory, usable_memory_bytes
 from hone.model_files import (
     ADAPTER,
@@ -111,33 +112,49 @@ class LanguageModel:
 
     def logprobs(self, batch: Batch) -> torch.Tensor:
         """Log-probability of each trained token, (P,); call inside `laid_out`."""
-        return self.scores(batch)[0]
+        return self.scores(batch).logprobs
 
-    def scores(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities, (P,), and without gradients also whether each token is the likeliest,
-        (P,) bool; call inside `laid_out`.
+    def scores(self, batch: Batch, *, entropies: bool = False) -> Scores:
+        """The same with what is known besides, entropies only where asked for; call inside
+        `laid_out`.
         """
         hidden = self.hidden(batch)
         chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.sources_P)
-        return compute_scores(chosen, batch.targets_P, self.head, dtype=self.precision.compute)
+        dtype = self.precision.compute
+        return compute_scores(chosen, batch.targets_P, self.head, dtype, entropies=entropies)
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Final hidden states (R, T, D), the last norm included."""
-        backbone = self.causal.base_model
-        known = inspect.signature(backbone.forward).parameters
+        with self.autocast():
+            return self.hidden_of(batch.input_ids, batch.position_ids, batch.attention_mask)
+
+    def hidden_of(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The same of (R, T) tokens; call inside `autocast`."""
+        backbone: nn.Module = self.causal.base_model
         inputs = {
-            "position_ids": batch.position_ids,
-            "attention_mask": batch.attention_mask,
+            "position_ids": position_ids,
+            "attention_mask": attention_mask,
             "use_cache": False,
         }
+        known = _parameters_of(backbone.__class__)
         inputs = {name: value for name, value in inputs.items() if name in known}
-        cast = (
-            torch.autocast(self.device.type, dtype=self.precision.compute)
-            if self.precision.casts
-            else nullcontext()
-        )
-        with cast:
-            return backbone(input_ids=batch.input_ids, **inputs)[0]
+        return backbone(input_ids=input_ids, **inputs)[0]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The arithmetic's format, where it differs from the weights'."""
+        if not self.precision.casts:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.precision.compute)
+
+
+@lru_cache(maxsize=16)
+def _parameters_of(backbone: type[nn.Module]) -> frozenset[str]:
+    return frozenset(inspect.signature(backbone.forward).parameters)
 
 
 def find_head(model: PreTrainedModel) -> Head:
@@ -293,13 +310,43 @@ def join_model(
             exit_code=2,
         )
     if reason:
-        module.set_attn_implementation("sdpa" if module._supports_sdpa else "eager")
+        module.set_attn_implementation(plain_attention(module))
         model.layout, model.layout_reason = "padded", reason
         _check_head(model, expected)
     if _rope_depends_on_length(module.config):
         model.layout = "alone"
         model.layout_reason = "its rotary positions depend on the length of the sample"
     return model
+
+
+def check_adapted(model: LanguageModel) -> None:
+    """Leave the forest where an adapter on the joined model changes more than the forest's forward
+    and the head compute: prompts of its own, a head of its own.
+    """
+    if model.layout != "forest":
+        return
+    with attention_set(model.causal, plain_attention(model.causal)):
+        expected = _plain_logprobs(model.module, model.device)
+    distance = relative_distance(_batch_logprobs(model), expected)
+    if not distance <= PROBE_LIMIT[model.precision.compute]:
+        model.layout = "padded"
+        model.layout_reason = f"log-probabilities differ from the adapter's by {distance:.1e}"
+
+
+def plain_attention(module: PreTrainedModel) -> str:
+    """The name of transformers' own attention for forwards that lie in no forest."""
+    return "sdpa" if module._supports_sdpa else "eager"
+
+
+@contextmanager
+def attention_set(module: PreTrainedModel, name: str) -> Iterator[None]:
+    """Another attention inside: `FOREST`, or one of transformers' own."""
+    before = module.config._attn_implementation
+    module.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        module.set_attn_implementation(before)
 
 
 def _check_causal(model: LanguageModel) -> None:
@@ -373,7 +420,7 @@ def _batch_logprobs(model: LanguageModel) -> torch.Tensor:
     return found[order]
 
 
-def _plain_logprobs(module: PreTrainedModel, device: torch.device) -> torch.Tensor:
+def _plain_logprobs(module: PreTrainedModel | PeftModel, device: torch.device) -> torch.Tensor:
     """The same log-probabilities from the module's own forward, one unpadded path at a time."""
     samples = _probe_samples(module.get_output_embeddings().weight.shape[0])
     rows, targets, owners = [], [], []

@@ -1,30 +1,44 @@
 """Answers from a saved result: load it again, render the prompt as training did, generate.
 
 `load_artifact` opens a result, a base model or a checkpoint; `Artifact.generate_text` is used by
-`hone generate`, `hone chat` and evaluation. Generation itself is transformers' own.
+`hone generate`, `hone chat` and evaluation. How tokens are drawn: `sampler.py`.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hone.adapters import open_adapter
+from hone.attention import FOREST
+from hone.choosing import SamplingSettings, cut_at_stop, settled
 from hone.concealing import reveal
 from hone.data.chat import Renderer
+from hone.device import Precision
 from hone.errors import UserError
+from hone.groups import Request
 from hone.hub import find_model
 from hone.model_files import ADAPTER_CONFIG, NOTHING, Trust
-from hone.models import load_tokenizer, read_quantised, read_weights
+from hone.models import (
+    LanguageModel,
+    attention_set,
+    check_adapted,
+    join_model,
+    load_tokenizer,
+    plain_attention,
+    read_quantised,
+    read_weights,
+)
 from hone.quantisation import read_quantisation
-from hone.signals import check_stop
+from hone.sampler import make_sampler
+from hone.vocabulary import use_fast_rows, with_rows
 
-PROMPTS_AT_ONCE = 32
 RENDERING = (
     "hone.json"  # beside the weights: how prompts are rendered and which tokens end an answer
 )
@@ -49,11 +63,16 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model with its renderer, ready to answer."""
+    """A model with its renderer, ready to answer. Its module computes as transformers' own do."""
 
-    module: PreTrainedModel | PeftModel
+    model: LanguageModel
     renderer: Renderer
     rendering: Rendering
+
+    @property
+    def module(self) -> PreTrainedModel | PeftModel:
+        """The model itself, wrapped by PEFT where it has an adapter."""
+        return self.model.module
 
     def generate_text(
         self,
@@ -61,14 +80,38 @@ class Artifact:
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         seed: int = 0,
+        **more: Any,
     ) -> list[str]:
         """Answers in the order of the prompts: texts (rendered as the model was trained) or
-        conversations.
+        conversations. more: as in `generate`; a stop string and what follows it are left out.
         """
         ids = [self._prompt_ids(prompt) for prompt in prompts]
-        answers = self.generate(ids, max_new_tokens, temperature, seed)
-        decode = self.renderer.tokenizer.decode
-        return [decode(answer, skip_special_tokens=True).strip() for answer in answers]
+        answers = self.generate(ids, max_new_tokens, temperature, seed, **more)
+        return [self._text(answer, more.get("stop", ())).strip() for answer in answers]
+
+    def stream_text(
+        self, prompt: str | list[dict[str, Any]], tell: Callable[[str], None], **settings: Any
+    ) -> str:
+        """What `generate_text` answers to one prompt, told in pieces as it is drawn."""
+        drawn: list[int] = []
+        told = ""
+
+        def listen(token: int) -> None:
+            nonlocal told
+            if token in self.rendering.end_token_ids:
+                return
+            drawn.append(token)
+            text = settled(self._text(drawn, stop).lstrip(), stop)
+            if text.startswith(told):  # a tokenizer may write earlier tokens otherwise later
+                tell(text[len(told) :])
+                told = text
+
+        stop = settings.get("stop", ())
+        (ids,) = self.generate([self._prompt_ids(prompt)], listen=listen, **settings)
+        answer = self._text(ids, stop).strip()
+        if answer.startswith(told):
+            tell(answer[len(told) :])
+        return answer
 
     def generate(
         self,
@@ -76,45 +119,33 @@ class Artifact:
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         seed: int = 0,
+        listen: Callable[[int], None] | None = None,
+        **more: Any,
     ) -> list[list[int]]:
         """Token ids of the answers, end token left out; greedy at temperature 0, else drawn from
-        `seed`.
+        `seed` and the place of the prompt.
+
+        listen: is given every token as it is drawn. more: top_p, top_k, min_p, repetition_penalty
+        and stop, as in `SamplingSettings`, which raises UserError for values that mean nothing.
         """
-        ends = set(self.rendering.end_token_ids)
-        config = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            **({"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}),
-            eos_token_id=sorted(ends),
-            pad_token_id=min(ends),
-        )
-        # Prompts of like length share a batch; the order of answers is that of the prompts.
+        settings = SamplingSettings(max_new_tokens, temperature, **more)
+        ends = self.rendering.end_token_ids
+        # Prompts of like length are computed together; the order of answers is that of the prompts.
         order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+        requests = [Request(prompts[n], [(seed, "generate", n)], listen) for n in order]
+        sampler = make_sampler(self.model, ends, self.renderer.tokenizer)
         answers: dict[int, list[int]] = {}
-        torch.manual_seed(seed)
-        for begin in range(0, len(order), PROMPTS_AT_ONCE):
-            check_stop()
-            chosen = order[begin : begin + PROMPTS_AT_ONCE]
-            rows = self._generate_batch([prompts[index] for index in chosen], config)
-            for index, row in zip(chosen, rows, strict=True):
-                stop = next((n for n, token in enumerate(row) if token in ends), len(row))
-                answers[index] = row[:stop]
+        forest = self.model.layout == "forest"
+        causal = self.model.causal
+        with attention_set(causal, FOREST) if forest else nullcontext():
+            for number, (completion,) in sampler.sample(requests, settings):
+                ended = completion.finish == "end"
+                answers[order[number]] = completion.ids[:-1] if ended else completion.ids
         return [answers[index] for index in range(len(prompts))]
 
-    def _generate_batch(
-        self, prompts: list[list[int]], config: GenerationConfig
-    ) -> list[list[int]]:
-        width = max(len(prompt) for prompt in prompts)
-        padded = [[config.pad_token_id] * (width - len(p)) + p for p in prompts]
-        mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
-        device = next(self.module.parameters()).device
-        with torch.no_grad():
-            out = self.module.generate(
-                input_ids=torch.tensor(padded, device=device),
-                attention_mask=torch.tensor(mask, device=device),
-                generation_config=config,
-            )
-        rows: list[list[int]] = out[:, width:].tolist()
-        return rows
+    def _text(self, ids: list[int], stop: Sequence[str]) -> str:
+        text = self.renderer.tokenizer.decode(ids, skip_special_tokens=True)
+        return cut_at_stop(text, stop)
 
     def _prompt_ids(self, prompt: str | list[dict[str, Any]]) -> list[int]:
         if isinstance(prompt, str) and not self.rendering.plain:
@@ -171,11 +202,7 @@ def load_artifact(
 ) -> Artifact:
     """Open a model folder, an adapter folder or a Hub id for generation."""
     folder = Path(source)
-    base = base_of_adapter(folder) if folder.is_dir() else None
-    module: PreTrainedModel | PeftModel = read_base(base or source, folder, device, dtype, trust)
-    if base:
-        module = open_adapter(module, folder, trust)
-    module.eval().to(device)
+    model = load_trained_model(source, device, dtype, trust)
     tokenizer = load_tokenizer(source, trust)
     rendering = _read_rendering(folder)
     renderer = Renderer(
@@ -186,7 +213,27 @@ def load_artifact(
     if rendering is None:
         plain = tokenizer.chat_template is None
         rendering = Rendering(plain, renderer.template, renderer.date, renderer.end_token_ids)
-    return Artifact(module, renderer, rendering)
+    return Artifact(model, renderer, rendering)
+
+
+def load_trained_model(
+    source: str, device: torch.device, dtype: torch.dtype, trust: Trust = NOTHING
+) -> LanguageModel:
+    """A model folder, an adapter folder or a Hub id in evaluation mode, probed as for training;
+    outside of sampling its attention is transformers' own.
+    """
+    folder = Path(source)
+    base = base_of_adapter(folder) if folder.is_dir() else None
+    module = read_base(base or source, folder, device, dtype, trust).to(device)
+    model = join_model(module, Precision(dtype, dtype, "for answers"))
+    if base:
+        model.module = open_adapter(module, folder, trust)
+        model.module.eval()
+        use_fast_rows(model.module)
+        model.head = with_rows(model.head, model.causal)
+        check_adapted(model)
+    model.causal.set_attn_implementation(plain_attention(model.causal))
+    return model
 
 
 def _read_rendering(folder: Path) -> Rendering | None:

@@ -27,9 +27,21 @@ def derive_seed(*parts: int | str) -> int:
 
 def shuffle(count: int, *parts: int | str) -> Indices:
     """A permutation of 0..count-1, (count,), that is a pure function of `parts`."""
+    return np.argsort(_raw(count, *parts), kind="stable").astype(np.int64)
+
+
+def uniforms(count: int, *parts: int | str) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1), (count,), the n-th of which is a pure function of `parts` and n.
+
+    Multiples of 2^-52: below 1 by so much that a product with a sum of weights stays below the sum.
+    """
+    return (_raw(count, *parts) >> np.uint64(12)).astype(np.float64) * 2.0**-52
+
+
+def _raw(count: int, *parts: int | str) -> npt.NDArray[np.uint64]:
     # The raw stream of Philox is fixed for ever, unlike what numpy makes of it.
     key = np.array([derive_seed(*parts), derive_seed(*parts, "2")], dtype=np.uint64)
-    return np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable").astype(np.int64)
+    return np.random.Philox(key=key).random_raw(count)
 
 
 def apportion(total: int, weights: Sequence[float]) -> list[int]:

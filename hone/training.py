@@ -14,7 +14,7 @@ import torch
 from hone.losses import LossFunction
 from hone.metrics import Row
 from hone.models import LanguageModel
-from hone.recipe.data import EarlyStopping
+from hone.recipe.data import Stopping
 from hone.recipe.training import TrainingStage
 from hone.records import Sample
 
@@ -42,8 +42,9 @@ class Training:
 
     prepare: what the loss needs besides, put onto a step's or an evaluation's samples with the
     weights as they are (samples, moment). facts_of: what a method adds to the row of a step.
-    evaluate: the evaluation after a step, where it is not the loss on `held_out`. at_work: the
-    samples of the micro-batch that is computed now.
+    evaluate: the evaluation after a step, where it is not the loss on `held_out`. wants_entropy:
+    whether the batches carry the constant `entropy` to the loss. at_work: the samples of the
+    micro-batch that is computed now.
     """
 
     model: LanguageModel
@@ -61,6 +62,7 @@ class Training:
     prepare: Callable[[Sequence[Sample], float], Sequence[Sample]] = lambda samples, _: samples
     facts_of: Callable[[int], Row] = lambda _: {}
     evaluate: Callable[[int], Row] | None = None
+    wants_entropy: bool = False
     at_work: Sequence[Sample] = ()
     report: Callable[[Row], None] = _ignore
     warn: Callable[[str], None] = _ignore
@@ -75,7 +77,7 @@ class Training:
         return self.folder / "checkpoints"
 
     @property
-    def early_stopping(self) -> EarlyStopping | None:
+    def early_stopping(self) -> Stopping | None:
         """The recipe's rule for ending before the last step."""
         return self.settings.evaluation.early_stopping if self.settings.evaluation else None
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import hone.logprobs
-from hone.logprobs import Head, compute_logits, compute_logprobs
+from hone.logprobs import Head, compute_logits, compute_logprobs, compute_scores
 
 pytestmark = pytest.mark.quick
 
@@ -80,3 +80,44 @@ def test_no_position_at_all():
     found = compute_logprobs(hidden, torch.zeros(0, dtype=torch.long), Head(torch.randn(7, 4)))
     found.sum().backward()
     assert found.shape == (0,)
+
+
+@pytest.mark.parametrize("trains", ["nothing", "below", "head"])
+@pytest.mark.parametrize("name", HEADS)
+def test_entropy_is_that_of_the_softmax(name, trains):
+    """-sum p log p of all logits in fp64, whichever gradient is wanted."""
+    rule = dict(HEADS[name])
+    hidden, weight, offset, targets = operands(torch.float64, rule.pop("bias", False))
+    head = Head(weight, offset, **rule)
+    logs = compute_logits(hidden, head).log_softmax(-1).detach()
+    expected = -(logs.exp() * logs).sum(-1)
+    hidden.requires_grad_(trains == "below")
+    for part in (weight, offset):
+        if part is not None:
+            part.requires_grad_(trains == "head")
+    found = compute_scores(hidden, targets, head, entropies=True)
+    assert found.entropies is not None
+    assert not found.entropies.requires_grad
+    assert found.logprobs.requires_grad == (trains != "nothing")
+    torch.testing.assert_close(found.entropies, expected, rtol=1e-9, atol=1e-9)
+    plainly = compute_scores(hidden, targets, head)
+    assert plainly.entropies is None
+    torch.testing.assert_close(plainly.logprobs, found.logprobs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_entropy_in_lower_formats(dtype):
+    torch.manual_seed(0)
+    hidden, weight = 8 * torch.randn(50, 16), torch.randn(300, 16)
+    logits = compute_logits(hidden, Head(weight), dtype).double()
+    expected = torch.distributions.Categorical(logits=logits).entropy()
+    targets = torch.randint(0, 300, (50,))
+    found = compute_scores(hidden, targets, Head(weight), dtype, entropies=True).entropies
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    assert expected.max() > 10 * expected.min()  # from sure to unsure
+
+
+def test_entropy_of_a_certain_token_is_zero():
+    head = Head(torch.tensor([[1.0], [0.0]]))
+    found = compute_scores(torch.tensor([[200.0]]), torch.tensor([1]), head, entropies=True)
+    assert found.entropies.tolist() == [0.0]

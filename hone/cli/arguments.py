@@ -10,6 +10,7 @@ from hone.cli.completion import complete_overrides
 from hone.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from hone.choosing import SamplingSettings
     from hone.recipe.data import Data
 
 RUNS_FOLDER = Path("runs")
@@ -97,3 +98,69 @@ Seed = Annotated[
 System = Annotated[
     str | None, typer.Option("--system", metavar="TEXT", help="What the model is told first.")
 ]
+
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        "--top-p",
+        metavar="P",
+        min=0.0,
+        max=1.0,
+        help="Draw from the likeliest tokens that together have this probability.",
+    ),
+]
+
+TopK = Annotated[
+    int | None,
+    typer.Option("--top-k", metavar="N", min=1, help="Draw from the N likeliest tokens."),
+]
+
+MinP = Annotated[
+    float | None,
+    typer.Option(
+        "--min-p",
+        metavar="P",
+        min=0.0,
+        max=1.0,
+        help="Leave out tokens with less than this share of the likeliest one's probability.",
+    ),
+]
+
+RepetitionPenalty = Annotated[
+    float,
+    typer.Option(
+        "--repetition-penalty",
+        metavar="X",
+        help="Above 1, tokens that stand there already become less likely.",
+    ),
+]
+
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stop",
+        metavar="TEXT",
+        help=r"End before this text, '\n' being a new line; may be given several times.",
+    ),
+]
+
+
+def sampling_settings(
+    max_tokens: int,
+    temperature: float,
+    top_p: float | None,
+    top_k: int | None,
+    min_p: float | None,
+    repetition_penalty: float,
+    stop: Sequence[str] | None,
+) -> "SamplingSettings":
+    """What the options say together. Raises UserError for values that mean nothing."""
+    from hone.choosing import SamplingSettings
+
+    cuts = {"--top-p": top_p, "--top-k": top_k, "--min-p": min_p}
+    idle = [name for name, value in cuts.items() if value is not None]
+    if temperature == 0 and idle:
+        message = f"{', '.join(idle)}: nothing is drawn at temperature 0"
+        raise UserError(message, hint="add --temperature 1", exit_code=2)
+    stops = tuple(text.replace("\\n", "\n") for text in stop or ())
+    return SamplingSettings(max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, stops)

@@ -6,15 +6,22 @@ from collections.abc import Callable, Iterator
 from hone.cli.arguments import (
     RUNS_FOLDER,
     MaxTokens,
+    MinP,
+    RepetitionPenalty,
     RunName,
     RunsFolder,
     Seed,
+    Stop,
     System,
     Temperature,
+    TopK,
+    TopP,
+    sampling_settings,
 )
 from hone.cli.output import make_console, say
 
 Messages = list[dict[str, str]]
+Tell = Callable[[str], None]
 
 HELP = "/reset forgets the conversation, /exit leaves, /help prints this"
 
@@ -24,6 +31,11 @@ def chat(
     system: System = None,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.7,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    stop: Stop = None,
     seed: Seed = 0,
     runs: RunsFolder = RUNS_FOLDER,
 ) -> None:
@@ -41,6 +53,9 @@ def chat(
     from hone.runs import open_run
 
     found = open_run(run, runs)
+    settings = sampling_settings(
+        max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, stop
+    )
     console = make_console()
     from hone.stages.run import load_result
 
@@ -50,14 +65,10 @@ def chat(
     if plain:
         say(console, "trained on plain text: every line is a prompt of its own")
 
-    def answer(messages: Messages, turn: int) -> str:
-        texts: list[str] = result.generate_text(
-            [messages[-1]["content"] if plain else messages],
-            max_new_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed + turn,
-        )
-        return texts[0]
+    def answer(messages: Messages, turn: int, tell: Tell) -> str:
+        prompt = messages[-1]["content"] if plain else messages
+        text: str = result.stream_text(prompt, tell, seed=seed + turn, **vars(settings))
+        return text
 
     at_terminal = sys.stdin.isatty()
     if at_terminal:
@@ -67,11 +78,13 @@ def chat(
 
 def converse(
     lines: Iterator[str],
-    answer: Callable[[Messages, int], str],
-    tell: Callable[[str], None],
+    answer: Callable[[Messages, int, Tell], str],
+    tell: Tell,
     system: str | None,
 ) -> None:
-    """Answer each line to stdout until the input ends; `tell` takes what is no answer."""
+    """Answer each line to stdout until the input ends, piece by piece as the answer grows; `tell`
+    takes what is no answer.
+    """
     start: Messages = [] if system is None else [{"role": "system", "content": system}]
     messages, turn = list(start), 0
     for line in lines:
@@ -85,10 +98,10 @@ def converse(
             tell(HELP if text == "/help" else f"no command `{text}`; {HELP}")
         elif text:
             messages.append({"role": "user", "content": text})
-            reply = answer(messages, turn)
+            reply = answer(messages, turn, lambda piece: print(piece, end="", flush=True))
             messages.append({"role": "assistant", "content": reply})
             turn += 1
-            print(reply, flush=True)
+            print(flush=True)
 
 
 def _lines(at_terminal: bool) -> Iterator[str]:

@@ -1,12 +1,15 @@
 """`hone data show`: samples as the model will see them, trained tokens marked, and the counts."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hone.cli.arguments import AsJson, Overrides, Recipe
 from hone.cli.output import print_json, print_rich
 from hone.errors import UserError
+
+if TYPE_CHECKING:
+    from hone.recipe.load import LoadedRecipe
 
 
 def show(
@@ -30,7 +33,8 @@ def show(
     """Print samples as the model will see them.
 
     Trained tokens are coloured; below the samples stand the counts of samples, tokens, trained
-    tokens, and of what was cut or left out.
+    tokens, and of what was cut or left out. Of a stage that learns from its own answers, the
+    prompts are shown.
 
     \b
     Example:
@@ -46,6 +50,11 @@ def show(
     if stage > num_stages:
         message = f"`--stage {stage}`: the recipe has {num_stages} stage(s)"
         raise UserError(message, hint=f"hone data show {recipe} --stage {num_stages}", exit_code=2)
+    from hone.recipe.policy import Grpo
+
+    if isinstance(loaded.recipe.stages[stage - 1].settings, Grpo):
+        _show_prompts(loaded, stage - 1, samples, start, as_json)
+        return
     from hone.data.joined import Joined
     from hone.data.show import samples_as_json, show_samples
     from hone.stages.run import prepare_stage
@@ -62,3 +71,30 @@ def show(
         print_json({"samples": shown, "counts": prepared.report})
     else:
         print_rich(show_samples(prepared, tokenizer, samples, start))
+
+
+def _show_prompts(
+    loaded: "LoadedRecipe", index: int, count: int, start: int, as_json: bool
+) -> None:
+    """The prompts of a policy stage; what is trained is sampled later."""
+    from rich.text import Text
+
+    from hone.stages.run import stage_tasks
+    from hone.stages.tasks import shown
+
+    tasks, tokenizer = stage_tasks(loaded, index)
+    prompts = shown(tasks, tokenizer, count, start)
+    if as_json:
+        counts = {"tasks": len(tasks.questions), "held_out": len(tasks.held_out.questions)}
+        print_json({"prompts": prompts, "counts": counts})
+        return
+    for prompt in prompts:
+        place = f", {prompt['place']}" if prompt["place"] else ""
+        print_rich(Text(f"task {prompt['task']}{place}, {prompt['num_tokens']} tokens", "bold"))
+        print_rich(Text(prompt["text"]))
+        if prompt["gold"] is not None:
+            print_rich(Text(f"gold answer: {prompt['gold']}", "green"))
+        print()
+    for line in tasks.describe():
+        print(line)
+    print("what is trained is sampled: after some steps, see it with `hone rollouts RUN`")

@@ -9,11 +9,17 @@ from hone.cli.arguments import (
     RUNS_FOLDER,
     AsJson,
     MaxTokens,
+    MinP,
+    RepetitionPenalty,
     RunName,
     RunsFolder,
     Seed,
+    Stop,
     System,
     Temperature,
+    TopK,
+    TopP,
+    sampling_settings,
 )
 from hone.cli.output import print_json
 from hone.errors import UserError
@@ -30,6 +36,11 @@ def generate(
     system: System = None,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.0,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    stop: Stop = None,
     seed: Seed = 0,
     as_json: AsJson = False,
     runs: RunsFolder = RUNS_FOLDER,
@@ -42,20 +53,23 @@ def generate(
     Example:
       hone generate first --prompt "What is the capital of Peru?"
       hone generate first --prompt "2 + 3 =" --prompt "4 + 5 =" --json
+      hone generate first --prompt "Once" --temperature 1 --top-p 0.9 --stop "Q:"
       hone generate first --prompt - --temperature 0.8 --seed 1 < prompts.txt
     """
     from hone.runs import open_run
 
     found = open_run(run, runs)
     prompts = _read_prompts(prompt or [], found.reference)
+    settings = sampling_settings(
+        max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, stop
+    )
     from hone.stages.run import load_result
 
     result = load_result(found)
     answers: list[str] = result.generate_text(
         [_conversation(text, system) for text in prompts],
-        max_new_tokens=max_tokens,
-        temperature=temperature,
         seed=seed,
+        **vars(settings),
     )
     pairs = list(zip(prompts, answers, strict=True))
     if as_json:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 HEADING = ("STAGE", "STEPS", "LOSS", "EVALUATION LOSS", "TOKENS", "TIME")
 
 # What a stage is summarised by, where the recipe has it.
-TOLD = ("data", "adapter", "batch", "epochs", "steps", "learning_rate", "schedule")
+TOLD = ("data", "environment", "adapter", "batch", "epochs", "steps", "learning_rate", "schedule")
 
 MOST_WARNINGS = 5
 
@@ -63,7 +63,8 @@ def _stage(folder: Path) -> dict[str, Any]:
         "steps": training[-1]["step"] if training else 0,
         "loss": _first_and_last(training),
         "evaluation_loss": _first_and_last(evaluation),
-        "skipped_steps": sum(row.get("skipped", 0) for row in training),
+        "skipped_steps": sum(row.get("skipped", 0) for row in training if row["samples"]),
+        "empty_steps": sum(row["samples"] == 0 for row in training),
         "tokens": sum(row.get("tokens", 0) for row in training),
         "step_time_s": sum(row.get("step_s", 0.0) for row in training),
         "metrics": str(folder / "metrics.jsonl") if rows else None,
@@ -113,6 +114,11 @@ def _print_warnings(described: dict[str, Any]) -> None:
             print(
                 f"{stage['stage']}: {stage['skipped_steps']:,} steps made no update, because a "
                 "number was not finite; their samples are in quarantine.jsonl"
+            )
+        if stage["empty_steps"]:
+            print(
+                f"{stage['stage']}: {stage['empty_steps']:,} steps made no update, because no "
+                "group of rollouts was left to learn from; see `hone rollouts`"
             )
 
 

@@ -113,12 +113,11 @@ class MixedData(Data):
     every sample of all sets comes once."""
 
 
-class EarlyStopping(Node):
-    """End a stage when its held-out samples say that it gains no more."""
+class Stopping(Node):
+    """End a stage when what is held out says that it gains no more."""
 
-    metric: Literal["loss", "accuracy", "reward"] = "loss"
-    """What is watched: held-out `loss`; `accuracy`, the share of tokens that are the likeliest (of
-    pairs: that are told apart); or mean `reward`. It also decides which checkpoint is the best."""
+    metric: str
+    """What is watched."""
     patience: PositiveInt = 3
     """Evaluations in a row without a gain after which training ends."""
     min_change: Annotated[float, Field(ge=0)] = 0.0
@@ -127,7 +126,28 @@ class EarlyStopping(Node):
     """The result has the weights of the best evaluation, not the last ones."""
 
 
-class Evaluation(Node):
+class EarlyStopping(Stopping):
+    """End a stage when its held-out samples say that it gains no more."""
+
+    metric: Literal["loss", "accuracy", "reward"] = "loss"
+    """What is watched: held-out `loss`; `accuracy`, the share of tokens that are the likeliest (of
+    pairs: that are told apart); or mean `reward`. It also decides which checkpoint is the best."""
+
+
+class Occasions(Node):
+    """When held-out samples are looked at."""
+
+    every: PositiveInt = 50
+    """Steps between evaluations; the last step is always evaluated."""
+    before: bool = True
+    """Also evaluate before step 1, so that the change can be seen."""
+    samples: PositiveInt | None = None
+    """Evaluate on at most so many held-out samples (the first ones of the seed's order)."""
+    early_stopping: Stopping | None = None
+    """End the stage when held-out samples say that it gains no more; never when left out."""
+
+
+class Evaluation(Occasions):
     """Held-out loss during training."""
 
     alternatives: ClassVar[tuple[str, ...]] = ("share", "data")
@@ -137,12 +157,6 @@ class Evaluation(Node):
     data: Data | Annotated[list[Data], Field(min_length=1)] | None = None
     """Data of its own instead of a share, one source or a list; with the training data's template
     if it names none."""
-    every: PositiveInt = 50
-    """Steps between evaluations; the last step is always evaluated."""
-    before: bool = True
-    """Also evaluate before step 1, so that the change can be seen."""
-    samples: PositiveInt | None = None
-    """Evaluate on at most so many held-out samples (the first ones of the seed's order)."""
     early_stopping: EarlyStopping | None = None
     """End the stage when held-out samples say that it gains no more; never when left out."""
 

@@ -19,11 +19,14 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-Place = Literal["model", "tokenizer", "data", "template"]
+Place = Literal["model", "tokenizer", "data", "template", "code"]
 
 
 def place(kind: Place) -> Any:
-    """Marks a field that names a file, a folder or a Hub id; `places.py` finds it by its kind."""
+    """Marks a field that names a file, a folder or a Hub id; `places.py` finds it by its kind.
+
+    code: `file.py:name`, or a word without a colon, which names no file.
+    """
     return Field(json_schema_extra={"place": kind})
 
 
@@ -36,6 +39,11 @@ def at_most(limit: int) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def type_alone(value: object) -> object:
+    """A bare word stands for `{type: word}`."""
+    return {"type": value} if isinstance(value, str) else value
 
 
 def type_left_out(default: str) -> BeforeValidator:

@@ -35,36 +35,34 @@ def find_places(
     """
     faults = []
     for path, kind in list(_marked(recipe)):
-        text = value_at(path, recipe)
-        written = value_at(path, given)
+        text, name = _file_and_name(value_at(path, recipe), kind)
+        written, _ = _file_and_name(value_at(path, given), kind)
         origin = origin_of(path, origins)
         folders = [Path.cwd()] if origin.is_command_line else []
         found = _find(text, [*folders, folder])
-        if kind == "template" and text in _BUILT_IN_TEMPLATES:
+        if _names_no_file(text, name, kind):
             continue
         if found is not None:
-            _put(recipe, path, str(found))
+            _put(recipe, path, str(found) + name)
             from_here = bool(folders) and found == _join(folders[0], text)
             if from_here and not _is_rooted(text) and found != _join(folder, text):
-                _put(given, path, os.path.join(escape(str(folders[0])), written))
+                _put(given, path, os.path.join(escape(str(folders[0])), written) + name)
         problem = _find_problem(text, written, kind, found, folder)
         if problem:
             faults.append(Fault(origin, path, problem))
             if _looks_like_path(text, kind, folder):
-                _put(recipe, path, str(_join(folder, text)))
+                _put(recipe, path, str(_join(folder, text)) + name)
     return faults
 
 
 def rebase(recipe: dict[str, Any], folder: Path, written: str) -> None:
     """Relative paths that exist in `folder` become those of the place where `written` names it."""
     for path, kind in list(_marked(recipe)):
-        text = value_at(path, recipe)
-        if _is_rooted(text) or has_variable(text):
-            continue
-        if kind == "template" and text in _BUILT_IN_TEMPLATES:
+        text, name = _file_and_name(value_at(path, recipe), kind)
+        if _is_rooted(text) or has_variable(text) or _names_no_file(text, name, kind):
             continue
         if _find(text, [folder]) is not None:
-            _put(recipe, path, os.path.join(written, text))
+            _put(recipe, path, os.path.join(written, text) + name)
 
 
 def _marked(recipe: object) -> Iterator[tuple[KeyPath, str]]:
@@ -75,6 +73,17 @@ def _marked(recipe: object) -> Iterator[tuple[KeyPath, str]]:
             yield path, kind
         elif kind and isinstance(value, list):
             yield from (((*path, i), kind) for i, part in enumerate(value) if isinstance(part, str))
+
+
+def _file_and_name(text: str, kind: str) -> tuple[str, str]:
+    """`reward.py:distinct` of kind `code` as the file and `:distinct`; other places as they are."""
+    file, colon, name = text.rpartition(":")
+    return (file, colon + name) if kind == "code" and colon else (text, "")
+
+
+def _names_no_file(text: str, name: str, kind: str) -> bool:
+    """True for a built-in template, and for a word where code may be named."""
+    return (kind == "template" and text in _BUILT_IN_TEMPLATES) or (kind == "code" and not name)
 
 
 def _put(recipe: Any, path: KeyPath, value: str) -> None:
@@ -102,8 +111,10 @@ def _find_problem(
             return f"{quoted(written)} is a file; expected a model's folder or a Hub id"
         if kind == "template" and not found.is_file():
             return f"{quoted(written)} is a folder; expected a Jinja file"
+        if kind == "code" and not found.is_file():
+            return f"{quoted(written)} is a folder; expected file.py:name"
         return None
-    if kind != "template" and not _looks_like_path(text, kind, folder):
+    if kind in ("model", "tokenizer", "data") and not _looks_like_path(text, kind, folder):
         if _HUB_ID.fullmatch(text):
             return None
         return f"{quoted(written)} neither exists nor is a Hub id; expected a path or OWNER/NAME"
@@ -112,6 +123,8 @@ def _find_problem(
 
 def _looks_like_path(text: str, kind: str, folder: Path) -> bool:
     """True for a rooted or dotted path and for a data file's name, a misspelt suffix included."""
+    if kind == "code":
+        return True
     if text.startswith((".", "/", "~")) or kind != "data":
         return text.startswith((".", "/", "~"))
     if text.lower().endswith(_DATA_SUFFIXES + _PACKED_SUFFIXES):

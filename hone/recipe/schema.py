@@ -21,6 +21,7 @@ from hone.recipe.node import (
     place,
     size_bytes,
 )
+from hone.recipe.policy import Grpo
 from hone.recipe.preference import Dpo
 from hone.recipe.trackers import Tracker
 from hone.recipe.training import Adapter, DataStage, Lora, TrainingStage
@@ -73,13 +74,18 @@ class Sft(DataStage):
     """Which tokens are trained: assistant turns and completions, or all. Of plain text, all are."""
 
 
-STAGES: dict[str, type[TrainingStage]] = {"pretrain": Pretrain, "sft": Sft, "dpo": Dpo}
+STAGES: dict[str, type[TrainingStage]] = {
+    "pretrain": Pretrain,
+    "sft": Sft,
+    "dpo": Dpo,
+    "grpo": Grpo,
+}
 
 
 class Stage(Node):
     """One stage: a single key that names the method, with its settings."""
 
-    alternatives: ClassVar[tuple[str, ...]] = ("pretrain", "sft", "dpo")
+    alternatives: ClassVar[tuple[str, ...]] = ("pretrain", "sft", "dpo", "grpo")
 
     pretrain: Pretrain | None = None
     """Train all weights on all tokens of plain text."""
@@ -87,6 +93,8 @@ class Stage(Node):
     """Supervised fine-tuning on completions or conversations."""
     dpo: Dpo | None = None
     """Preference: of two answers, make the chosen one likelier; DPO and its family."""
+    grpo: Grpo | None = None
+    """Reinforcement: sample, score, learn from the scores."""
 
     @model_validator(mode="before")
     @classmethod

@@ -19,6 +19,7 @@ _PLACES = {
     "tokenizer": "a folder or Hub id",
     "data": "a file, folder or data set id",
     "template": '"auto", "chatml", "alpaca", "llama" or a Jinja file',
+    "code": "file.py:name",
 }
 
 

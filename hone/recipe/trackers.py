@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat
 
-from hone.recipe.node import Node
+from hone.recipe.node import Node, type_alone
 
 
 class Tracked(Node):
@@ -55,11 +55,6 @@ class MLflow(Tracked):
     """The store; left out, $MLFLOW_TRACKING_URI, else `mlflow.db` (SQLite) beside the runs."""
     experiment: str = "hone"
     """The experiment that the run belongs to; made where it does not exist."""
-
-
-def type_alone(value: object) -> object:
-    """A bare word stands for `{type: word}`."""
-    return {"type": value} if isinstance(value, str) else value
 
 
 Tracker = Annotated[

@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from hone.recipe.data import Data, Evaluation, MixedData, SampleKind, listed
+from hone.recipe.data import Data, Evaluation, MixedData, Occasions, SampleKind, listed
 from hone.recipe.node import (
     Node,
     PositiveInt,
@@ -201,10 +201,8 @@ class TrainingStage(Node):
 
     profile: str | None = None
     """Where values come from that are not given here: `chat`, `instruction`, `code` or a file."""
-    evaluation: Evaluation | None = None
-    """Held-out loss during training; none when left out."""
-    batch: BatchSize = BatchSize(samples=16)
-    """The size of one optimizer step. How it is cut to fit the memory never changes its result."""
+    evaluation: Occasions | None = None
+    """What is looked at during training; nothing when left out."""
     epochs: Annotated[float, Field(gt=0), at_most(10_000)] | None = None
     """Passes over the data; 1 when neither `epochs` nor `steps` is given."""
     steps: PositiveInt | None = None
@@ -287,6 +285,10 @@ class DataStage(TrainingStage):
 
     data: Data | Annotated[list[MixedData], Field(min_length=1)]
     """The training data: a path, or `path` with how to read it, or a list of several of these."""
+    evaluation: Evaluation | None = None
+    """Held-out loss during training; none when left out."""
+    batch: BatchSize = BatchSize(samples=16)
+    """The size of one optimizer step. How it is cut to fit the memory never changes its result."""
     max_tokens: PositiveInt = 2048
     """The longest sample, in tokens."""
     overlong: Literal["keep_start", "keep_end", "drop", "split"] = "keep_start"

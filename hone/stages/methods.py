@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from hone.stages.policy import PolicyStage
 from hone.stages.preference import PreferenceStage
 from hone.stages.supervised import SupervisedStage
 from hone.stages.work import StageWork
@@ -10,4 +11,5 @@ WORK: dict[str, type[StageWork[Any]]] = {
     "pretrain": SupervisedStage,
     "sft": SupervisedStage,
     "dpo": PreferenceStage,
+    "grpo": PolicyStage,
 }

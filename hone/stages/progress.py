@@ -93,12 +93,12 @@ class StageProgress:
     def step(self, row: Row) -> None:
         """Show a row of metrics; evaluations always get a line of their own."""
         if row.get("split") == "evaluation":
-            told = f"held-out loss {row['loss']:.4f}"
+            told = f"held-out {_measured(row)}"
             if "margin" in row:  # the share of pairs that are told apart, not of tokens
                 told += f", accuracy {row['accuracy']:.1%}"
             self.say(f"{self.title} step {row['step']}: {told}")
             return
-        text = f"loss {row['loss']:.4f}  {row['tokens_per_s']:,.0f} tokens/s"
+        text = f"{_measured(row)}  {row['tokens_per_s']:,.0f} tokens/s"
         self.bar.update(self.task, completed=row["step"], text=text)
         line = f"{self.title} step {row['step']}/{self.total}: {text}"
         self.write_log(line)
@@ -107,3 +107,9 @@ class StageProgress:
         if not self.console.is_terminal and (last or now - self.shown_at >= LINES_EVERY_S):
             self.shown_at = now
             self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _measured(row: Row) -> str:
+    """What a row is judged by: the loss, and the reward where there is one."""
+    found = [(name, row.get(name)) for name in ("loss", "reward")]
+    return "  ".join(f"{name} {value:.4f}" for name, value in found if value is not None)

@@ -19,6 +19,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hone.architecture import first_line
 from hone.checkpoints import find_fault, write_folder
+from hone.data.chat import Renderer
 from hone.data.joined import Joined
 from hone.data.prepared import LEFT_OUT, Prepared, default_cache_folder
 from hone.data.tokenizer_texts import texts_of, tokenizer_key
@@ -39,6 +40,7 @@ from hone.models import load_tokenizer, new_model, save_model
 from hone.optim import describe_cut_warmup
 from hone.recipe.data import Data
 from hone.recipe.load import LoadedRecipe
+from hone.recipe.policy import Grpo
 from hone.recipe.schema import NewModel, Recipe, Stage, TrainedTokenizer
 from hone.recipe.training import AdamW8bit, DataStage, Full, QLora
 from hone.runs import Run
@@ -57,6 +59,7 @@ from hone.stages.methods import WORK
 from hone.stages.progress import StageProgress
 from hone.stages.start import Start, check_adapters, check_start
 from hone.stages.surroundings import lock_device
+from hone.stages.tasks import Tasks, check_code, check_gold_answers, open_tasks
 from hone.trackers import check_trackers
 from hone.trackers.supervise import tracked
 from hone.vocabulary import add_tokens, check_rows, check_sizes
@@ -194,6 +197,8 @@ def stage_tokenizer(loaded: LoadedRecipe, index: int) -> PreTrainedTokenizerBase
         add_tokens(tokenizer, before.settings.add_tokens)
         if isinstance(before.settings, DataStage):
             tokenizer.chat_template = result_template(before.settings, tokenizer, date=today())
+        elif isinstance(before.settings, Grpo):
+            tokenizer.chat_template = Renderer(tokenizer, before.settings.template).template
     add_tokens(tokenizer, recipe.stages[index].settings.add_tokens)
     return tokenizer
 
@@ -307,6 +312,9 @@ def check_stage(loaded: LoadedRecipe, index: int, rows: int | None) -> list[str]
 
     rows: the embeddings that the model has, None where that is not known yet.
     """
+    found = loaded.recipe.stages[index].settings
+    if isinstance(found, Grpo):
+        return check_tasks(loaded, index, rows)
     settings = data_settings(loaded.recipe.stages[index])
     tokenizer = stage_tokenizer(loaded, index)
     prepared, held_out = prepare_sources(
@@ -325,6 +333,27 @@ def check_stage(loaded: LoadedRecipe, index: int, rows: int | None) -> list[str]
         *describe_repeats(data),
         *filter(None, [describe_cut_warmup(settings, data.total_steps)]),
     ]
+
+
+def stage_tasks(loaded: LoadedRecipe, index: int) -> tuple[Tasks, PreTrainedTokenizerBase]:
+    """The tasks of a policy stage as a run would ask them today."""
+    quieten_libraries()
+    settings, tokenizer = loaded.recipe.stages[index].settings, stage_tokenizer(loaded, index)
+    assert isinstance(settings, Grpo), "only a policy stage has tasks"
+    seed = loaded.recipe.seed
+    return open_tasks(settings, tokenizer, date=today(), seed=seed, stage=index), tokenizer
+
+
+def check_tasks(loaded: LoadedRecipe, index: int, rows: int | None) -> list[str]:
+    """Read and render a stage's tasks, have its rewards imported and its gold answers scored;
+    returns what was found, line by line.
+    """
+    tasks, _ = stage_tasks(loaded, index)
+    if rows is not None:
+        tasks.check(rows)
+    check_code(tasks.settings)
+    lines = [*tasks.describe(), f"{tasks.total_steps:,} steps", *check_gold_answers(tasks)]
+    return [*lines, *filter(None, [describe_cut_warmup(tasks.settings, tasks.total_steps)])]
 
 
 def check_model(recipe: Recipe) -> PreTrainedModel:

@@ -2,16 +2,21 @@
 
 import pytest
 
-from hone.cli.chat import Messages, converse
+from hone.choosing import SamplingSettings
+from hone.cli.arguments import sampling_settings
+from hone.cli.chat import Messages, Tell, converse
 from hone.cli.generate import _conversation, _read_prompts
 from hone.errors import UserError
 
 pytestmark = pytest.mark.quick
 
 
-def echo(messages: Messages, turn: int) -> str:
-    """All that was said, and the number of the turn."""
-    return f"{turn}: " + " | ".join(message["content"] for message in messages)
+def echo(messages: Messages, turn: int, tell: Tell) -> str:
+    """All that was said, and the number of the turn, told in two pieces."""
+    text = f"{turn}: " + " | ".join(message["content"] for message in messages)
+    tell(text[:5])
+    tell(text[5:])
+    return text
 
 
 def talk(*lines: str, system: str | None = None) -> list[str]:
@@ -60,3 +65,12 @@ def test_a_system_message_makes_a_prompt_a_conversation() -> None:
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": "hello"},
     ]
+
+
+def test_options_become_settings_and_those_without_effect_are_refused() -> None:
+    settings = sampling_settings(8, 0.5, 0.9, 40, 0.1, 1.2, ["Q:", r"\n"])
+    assert settings == SamplingSettings(8, 0.5, 0.9, 40, 0.1, 1.2, ("Q:", "\n"))
+    with pytest.raises(UserError, match="--top-p, --min-p: nothing is drawn at temperature 0"):
+        sampling_settings(8, 0.0, 0.9, None, 0.1, 1.0, None)
+    with pytest.raises(UserError, match=r"top_p is 0.0; expected above 0"):
+        sampling_settings(8, 1.0, 0.0, None, None, 1.0, None)
