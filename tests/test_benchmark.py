@@ -1,10 +1,12 @@
 """The benchmark: its arithmetic on made-up outcomes, its lengths, and a tiny run as a whole."""
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from benchmarks.report import (
     rotations,
     summarise,
 )
+from benchmarks.reward import even
 from benchmarks.workload import LONGEST, ROWS, SHAPES, Workload, describe_lengths, draw_lengths
 
 quick = pytest.mark.quick
@@ -154,34 +157,71 @@ def test_the_default_model_has_about_40_million_weights():
     assert 0.45e9 < SHAPES["0.5b"].count_weights() < 0.55e9
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.sft", "--threads", "1", *arguments]
+def bench(method: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"benchmarks.{method}", "--threads", "1", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.e2e
-def test_a_tiny_benchmark_from_end_to_end(tmp_path):
-    wanted = [part for name in ("hone", "trl length-grouped") for part in ("--only", name)]
-    done = bench("--quick", "--json", str(tmp_path / "results.json"), *wanted)
+def run_quick(method: str, rival: str, path: Path) -> dict[str, Any]:
+    """The tiny benchmark of Hone and one rival from end to end; what it has written."""
+    wanted = [part for name in ("hone", rival) for part in ("--only", name)]
+    done = bench(method, "--quick", "--json", str(path), *wanted)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "times the samples a second" in done.stdout
-    document = json.loads((tmp_path / "results.json").read_text())
-    assert document["counts"]["samples"] == document["workload"]["samples"] == 24
-    assert document["counts"]["tokens"] == document["lengths"]["tokens"]
-    assert document["counts"]["trained_tokens"] == document["lengths"]["trained_tokens"]
-    assert set(document["summary"]) == {"hone", "trl length-grouped"}
-    assert document["ratios"]["trl_best"] == "trl length-grouped"
+    document = json.loads(path.read_text())
+    assert f"times the {RATES[method]}" in done.stdout
+    assert set(document["summary"]) == {"hone", rival}
+    assert document["ratios"]["trl_best"] == rival
     for found in document["summary"].values():
         assert found["samples_per_s"] > 0
         assert found["peak_memory_bytes"] > 0
         assert found["to_first_step_s"] > found["to_trainer_s"] > 0
+    return document
+
+
+RATES = {"sft": "samples a second", "dpo": "pairs a second", "grpo": "steps an hour"}
+
+
+@pytest.mark.e2e
+def test_a_tiny_benchmark_from_end_to_end(tmp_path):
+    document = run_quick("sft", "trl length-grouped", tmp_path / "results.json")
+    assert document["counts"]["samples"] == document["workload"]["samples"] == 24
+    assert document["counts"]["tokens"] == document["lengths"]["tokens"]
+    assert document["counts"]["trained_tokens"] == document["lengths"]["trained_tokens"]
     losses = [outcome["steps"][0]["loss"] for outcome in document["rounds"]]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)  # other samples, the same model
 
 
 @pytest.mark.e2e
+def test_the_same_of_pairs_with_the_references_that_are_computed_before(tmp_path):
+    document = run_quick("dpo", "trl precomputed, length-grouped", tmp_path / "results.json")
+    assert document["counts"]["tokens"] == document["lengths"]["tokens"]
+    assert document["counts"]["trained_tokens"] == document["lengths"]["trained_tokens"]
+    for outcome in document["rounds"]:
+        assert outcome["before_s"] > 0
+        assert outcome["before_samples"] == 24
+        assert outcome["steps"][0]["loss"] == pytest.approx(math.log(2), rel=0.01)
+
+
+@pytest.mark.e2e
+def test_the_same_of_rewards_where_each_side_samples(tmp_path):
+    document = run_quick("grpo", "trl 8x4", tmp_path / "results.json")
+    assert document["counts"]["samples"] == 12
+    for outcome in document["rounds"]:
+        sampled = sum(step["trained_tokens"] for step in outcome["steps"])
+        assert 0.9 * 12 * 8 * 64 < sampled <= 12 * 8 * 64
+        assert sum(step["tokens"] for step in outcome["steps"]) == pytest.approx(
+            document["lengths"]["tokens"] + sampled
+        )
+
+
+@pytest.mark.e2e
 def test_an_unknown_contender_is_named_with_those_there_are():
-    done = bench("--only", "nobody")
+    done = bench("dpo", "--only", "nobody")
     assert done.returncode == 2
     assert '"nobody"' in done.stderr
-    assert "trl length-grouped" in done.stderr
+    assert "trl precomputed, length-grouped" in done.stderr
+
+
+@quick
+def test_the_reward_is_the_share_of_even_words():
+    assert even(["w1 w2 w30", "", "<end>"], prompts=[]) == pytest.approx([2 / 3, 0, 0])
