@@ -41,6 +41,8 @@ test-quick: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.sft
+	$(BIN)/python -m benchmarks.dpo
+	$(BIN)/python -m benchmarks.grpo
 
 lint: setup
 	$(BIN)/ruff check .

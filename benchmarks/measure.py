@@ -1,14 +1,16 @@
-"""What a contender's process measures of itself, and the files that go between it and `sft.py`.
+"""What a contender's process measures of itself, and the files between it and `harness.py`.
 
 `run_hone.py` and `run_trl.py` use it alike, so that both are measured in the same way. Memory is
-the peak of the resident set after a reset, above what stood there after the imports; on CUDA the
-peak of torch's allocator.
+the peak of the resident set after a reset, above what stood there after the imports, and what the
+processes that it has started hold for themselves; on CUDA the peak of torch's allocator.
 """
 
 import json
+import os
 import re
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +66,9 @@ class Outcome:
     """What one process measured.
 
     to_trainer_s: from the start of the process to the end of the imports. to_first_step_s: from the
-    start of the process to the end of step 1. pass_s: all steps, the first one included.
+    start of the process to the end of step 1. pass_s: all steps, the first one included, and what
+    was computed before them. before_s: computing references of `before_samples` samples, all of it
+    before step 1.
     """
 
     contender: str
@@ -74,6 +78,8 @@ class Outcome:
     pass_s: float
     floor_bytes: int
     peak_bytes: int
+    before_s: float = 0.0
+    before_samples: int = 0
     note: str = ""
     steps: list[Step] = field(default_factory=list)
 
@@ -95,6 +101,18 @@ def resident_bytes(field_name: str) -> int:
     return int(found.group(1)) * 1024
 
 
+def children_bytes(process: int) -> int:
+    """Memory that the children of a process, and theirs, share with no other process."""
+    total = 0
+    for listed in Path(f"/proc/{process}/task").glob("*/children"):
+        for child in map(int, listed.read_text().split()):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it may have ended just now
+                rollup = Path(f"/proc/{child}/smaps_rollup").read_text()
+                private = re.findall(r"^Private_\w+:\s+(\d+) kB", rollup, re.MULTILINE)
+                total += sum(map(int, private)) * 1024 + children_bytes(child)
+    return total
+
+
 class Memory:
     """The peak of memory from now on; `look` often, as what is trained may reset it too."""
 
@@ -102,6 +120,7 @@ class Memory:
         self.device = device
         self.floor = 0 if device == "cuda" else resident_bytes("VmRSS")
         self.highest = self.floor
+        self.beside = 0
         if device != "cuda":
             RESET_PEAK.write_text("5")
 
@@ -113,8 +132,9 @@ class Memory:
             found = torch.cuda.max_memory_allocated()
         else:
             found = resident_bytes("VmHWM")
+            self.beside = max(self.beside, children_bytes(os.getpid()))
         self.highest = max(self.highest, found)
-        return self.highest
+        return self.highest + self.beside
 
 
 def read_request() -> Request:

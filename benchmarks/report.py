@@ -1,7 +1,8 @@
-"""From outcomes to medians, ratios, the table and the JSON. Pure functions; used by `sft.py`.
+"""From outcomes to medians, ratios and the table. Pure functions; used by `harness.py`.
 
 Throughput leaves step 1 out for everybody (it warms caches and kernels up); the time of the whole
-pass has it. Tokens are those of the samples, so that padding counts as time and never as work.
+pass has it. What is computed for every sample before step 1 counts in both, sample by sample.
+Tokens are those of the samples, so that padding counts as time and never as work.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,11 +32,16 @@ def summarise(outcomes: Sequence[Outcome]) -> Summary:
 
 def _of_one(outcome: Outcome) -> dict[str, float]:
     steps = outcome.steps[1:]
+    samples = sum(step.samples for step in steps)
     seconds = sum(step.seconds for step in steps)
+    if outcome.before_samples:
+        seconds += samples * outcome.before_s / outcome.before_samples
     return {
-        "samples_per_s": sum(step.samples for step in steps) / seconds,
+        "samples_per_s": samples / seconds,
         "tokens_per_s": sum(step.tokens for step in steps) / seconds,
+        "trained_tokens_per_s": sum(step.trained_tokens for step in steps) / seconds,
         "step_s": seconds / len(steps),
+        "before_s": outcome.before_s,
         "peak_memory_bytes": outcome.peak_bytes - outcome.floor_bytes,
         "to_trainer_s": outcome.to_trainer_s,
         "to_first_step_s": outcome.to_first_step_s,
@@ -46,8 +52,11 @@ def _of_one(outcome: Outcome) -> dict[str, float]:
     }
 
 
-def check_same_work(outcomes: Sequence[Outcome]) -> dict[str, int]:
-    """Samples, tokens and trained tokens of a pass; raises ValueError where contenders differ."""
+def check_same_work(outcomes: Sequence[Outcome], tolerance: float = 0.0) -> dict[str, int]:
+    """Samples, tokens and trained tokens of a pass; raises ValueError where contenders differ.
+
+    tolerance: the share by which tokens may differ, where every contender samples its own.
+    """
     found = {
         (outcome.contender, outcome.round): {
             name: sum(getattr(step, name) for step in outcome.steps)
@@ -57,7 +66,8 @@ def check_same_work(outcomes: Sequence[Outcome]) -> dict[str, int]:
     }
     first = next(iter(found.values()))
     for (name, number), counts in found.items():
-        if counts != first:
+        far = any(abs(counts[each] - first[each]) > tolerance * first[each] for each in counts)
+        if far or counts["samples"] != first["samples"]:
             raise ValueError(f'"{name}" did other work in round {number}: {counts}, not {first}')
     return first
 
@@ -140,9 +150,13 @@ def share_of_peak(
 
 COLUMNS: dict[str, Callable[[Summary], str]] = {
     "samples/s": lambda found: f"{found['samples_per_s']:.2f}",
+    "pairs/s": lambda found: f"{found['samples_per_s']:.2f}",
+    "steps/h": lambda found: f"{3600 / found['step_s']:,.0f}",
+    "sampled tokens/s": lambda found: f"{found['trained_tokens_per_s']:,.0f}",
     "tokens/s": lambda found: f"{found['tokens_per_s']:,.0f}",
     "s/step": lambda found: f"{found['step_s']:.3f}",
     "memory": lambda found: f"{found['peak_memory_bytes'] / 2**20:,.0f} MiB",
+    "references": lambda found: f"{found['before_s']:.1f} s",
     "imports": lambda found: f"{found['to_trainer_s']:.1f} s",
     "to step 1": lambda found: f"{found['to_first_step_s']:.1f} s",
     "pass": lambda found: f"{found['pass_s']:.1f} s",
@@ -153,29 +167,28 @@ COLUMNS: dict[str, Callable[[Summary], str]] = {
 }
 
 
-def make_table(summaries: dict[str, Summary]) -> Table:
+def make_table(summaries: dict[str, Summary], columns: Sequence[str]) -> Table:
     """A row for each contender."""
     table = Table(title="Medians over the rounds", title_justify="left")
     table.add_column("", no_wrap=True)
-    columns = {
-        name: text
-        for name, text in COLUMNS.items()
-        if name != "of peak" or any("share_of_peak" in found for found in summaries.values())
-    }
+    if any("share_of_peak" in found for found in summaries.values()):
+        columns = [*columns, "of peak"]
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for name, found in summaries.items():
-        table.add_row(name, *(text(found) for text in columns.values()))
+        table.add_row(name, *(COLUMNS[column](found) for column in columns))
     return table
 
 
-def make_lines(ratios: dict[str, Any], curve: dict[str, float]) -> list[str]:
+def make_lines(
+    ratios: dict[str, Any], curve: dict[str, float], rate: str = "samples a second"
+) -> list[str]:
     """The ratios and the curve in words."""
     lines = []
     if ratios:
         lines += [
             f"hone against TRL's fastest ({ratios['trl_best']}): "
-            f"{ratios['samples_per_s']:.2f} times the samples a second, "
+            f"{ratios['samples_per_s']:.2f} times the {rate}, "
             f"{ratios['pass']:.2f} times over the whole pass, {ratios['memory']:.2f} of the memory",
             f"hone against TRL's leanest ({ratios['trl_leanest']}): "
             f"{ratios['memory_against_leanest']:.2f} of the memory",

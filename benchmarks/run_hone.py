@@ -1,20 +1,25 @@
-"""One contender's process: a run of a recipe, as `hone run` does it. Started by `sft.py`.
+"""One contender's process: a run of a recipe, as `hone run` does it. Started by `harness.py`.
 
 Nothing of Hone is replaced: steps are read from the run's metrics.jsonl, and what is printed tells
-the clock and the memory when step 1 was done.
+the clock and the memory when the stage began to compute and when references were there.
 """
 
 import json
+from collections.abc import Callable
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from benchmarks import reward
 from benchmarks.measure import Memory, Outcome, Request, Step, now, read_request
-from benchmarks.workload import LONGEST, Workload
+from benchmarks.workload import LONGEST, LONGEST_SAMPLED, NUM_COMPLETIONS, Workload
 
 if TYPE_CHECKING:
     from hone.runs import Run
+
+
+BEGUN, REFERENCE = ": step 0 of ", "reference: the policy"  # what Hone prints at these moments
 
 
 class Watch(StringIO):
@@ -23,27 +28,39 @@ class Watch(StringIO):
     def __init__(self, memory: Memory) -> None:
         super().__init__()
         self.memory = memory
-        self.first_step_at: float | None = None
+        self.seen: dict[str, float] = {}
 
     def write(self, text: str) -> int:
         self.memory.look()
-        if self.first_step_at is None and " step 1/" in text:
-            self.first_step_at = now()
+        for sign in (BEGUN, REFERENCE):
+            if sign in text:
+                self.seen.setdefault(sign, now())
         print(text, end="", flush=True)
         return super().write(text)
 
 
 def write_recipe(request: Request, workload: Workload) -> Path:
     """The workload as a recipe; everything that is not said here is Hone's default."""
+    data = str(request.folder / "data.jsonl")
+    own: dict[str, dict[str, Any]] = {
+        "sft": {"data": data, "max_tokens": LONGEST},
+        "dpo": {"data": data, "max_tokens": LONGEST},
+        "grpo": {
+            "data": data,
+            "rewards": [f"{Path(reward.__file__).resolve()}:{reward.even.__name__}"],
+            "group": NUM_COMPLETIONS,
+            "completion_tokens": LONGEST_SAMPLED,
+            "loss": "dapo",
+        },
+    }
     length = {"steps": request.max_steps} if request.max_steps else {"epochs": 1.0}
     stage = {
-        "data": str(request.folder / "data.jsonl"),
         "adapter": {"rank": workload.rank, "alpha": float(workload.alpha)},
         "batch": {"samples": workload.batch},
         "learning_rate": workload.learning_rate,
         "schedule": "constant",
-        "max_tokens": LONGEST,
         "checkpoint": {"every": 10**6},
+        **own[workload.method],
         **length,
         **request.settings,
     }
@@ -51,40 +68,59 @@ def write_recipe(request: Request, workload: Workload) -> Path:
         "model": str(request.folder / "model"),
         "device": request.device,
         "threads": request.threads,
-        "stages": [{"sft": stage}],
+        "stages": [{workload.method: stage}],
     }
     path = request.scratch / "recipe.yaml"
     path.write_text(json.dumps(recipe, indent=2))  # JSON is YAML
     return path
 
 
-def read_steps(run: "Run") -> tuple[list[Step], float, int]:
+def read_steps(run: "Run", method: str) -> tuple[list[Step], float, int]:
     """(steps, seconds of all of them, peak memory of any).
 
     The metrics count the tokens the model was run over, filling included; here the samples' own are
-    counted, from the prepared data and the order of the steps.
+    counted.
     """
-    from hone.data.prepared import open_prepared
     from hone.metrics import read_metrics
-    from hone.seeds import Order
 
-    rows = read_metrics(run.stage_folder(0, "sft") / "metrics.jsonl")
-    prepared = open_prepared(run.read_lock_json()["stages"]["1"]["data"]["key"])
-    assert prepared is not None, "the prepared data is not in the cache"
-    recipe = run.loaded_recipe().recipe
-    order = Order(prepared.lengths, recipe.stages[0].settings.batch, recipe.seed, 0)
+    folder = run.stage_folder(0, method)
+    rows = read_metrics(folder / "metrics.jsonl")
+    tokens_of = count_sampled(folder) if method == "grpo" else count_prepared(run)
     ends = [0.0, *(row["time_s"] for row in rows)]
     steps = [
         Step(
             seconds=end - before,
             samples=row["samples"],
-            tokens=int(prepared.lengths[order.samples_of(row["step"])].sum()),
+            tokens=tokens_of(row["step"]),
             trained_tokens=row["trained_tokens"],
             loss=row["loss"],
         )
         for row, (before, end) in zip(rows, pairwise(ends), strict=True)
     ]
     return steps, ends[-1], max(row["peak_memory_bytes"] for row in rows)
+
+
+def count_prepared(run: "Run") -> Callable[[int], int]:
+    """The tokens of a step, from the prepared data and the order of the steps."""
+    from hone.data.prepared import open_prepared
+    from hone.seeds import Order
+
+    prepared = open_prepared(run.read_lock_json()["stages"]["1"]["data"]["key"])
+    assert prepared is not None, "the prepared data is not in the cache"
+    recipe = run.loaded_recipe().recipe
+    order = Order(prepared.lengths, recipe.stages[0].settings.batch, recipe.seed, 0)
+    return lambda step: int(prepared.lengths[order.samples_of(step)].sum())
+
+
+def count_sampled(folder: Path) -> Callable[[int], int]:
+    """The tokens of a step, from what was sampled for it: each prompt once."""
+    from hone.recorded import TRAINING, groups_of, read_rollouts, rollouts_path
+
+    def count(step: int) -> int:
+        groups = groups_of(read_rollouts(rollouts_path(folder, TRAINING, step)) or [])
+        return sum(len(g[0].prompt_ids) + sum(len(each.ids) for each in g) for g in groups)
+
+    return count
 
 
 def main() -> None:
@@ -104,8 +140,9 @@ def main() -> None:
     run = create_run(loaded, "measured", request.scratch / "runs")
     with run.attempt():
         run_recipe(run, console=Console(file=watch, width=200))
-    steps, pass_s, peak = read_steps(run)
-    assert watch.first_step_at is not None, "step 1 was not announced"
+    steps, pass_s, peak = read_steps(run, workload.method)
+    steps_from = max(watch.seen.values())
+    before_s = steps_from - watch.seen[BEGUN]
     said = [
         line for line in watch.getvalue().splitlines() if "precision" in line or "layout" in line
     ]
@@ -113,10 +150,12 @@ def main() -> None:
         contender=request.contender,
         round=request.round,
         to_trainer_s=trainer_at - request.started,
-        to_first_step_s=watch.first_step_at - request.started,
-        pass_s=pass_s,
+        to_first_step_s=steps_from + steps[0].seconds - request.started,
+        pass_s=pass_s + before_s,
         floor_bytes=memory.floor,
-        peak_bytes=max(memory.look(), peak),  # Hone starts a new peak at every step
+        peak_bytes=max(memory.look(), peak + memory.beside),  # each step starts a new peak
+        before_s=before_s,
+        before_samples=workload.samples if before_s else 0,
         note="; ".join(line.partition(": ")[2] for line in said),
         steps=steps,
     ).write(request.scratch / "outcome.json")

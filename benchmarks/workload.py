@@ -1,10 +1,10 @@
 """What is trained on: a random Llama, a word-level tokenizer and prompts with completions of drawn
 lengths.
 
-`sft.py` makes it once; every contender loads the same folder and the same file. One word is one
+`harness.py` makes it once; every contender loads the same folder and the same file. One word is one
 token, so that the text has the lengths that were drawn whoever tokenises it. Words are
-Zipf-distributed (exponent 1, a natural text's), so that there is something to learn and the loss
-falls.
+Zipf-distributed (exponent 1, a natural text's), those of rejected completions are all equally
+frequent: so there is something to learn and the loss falls.
 """
 
 import json
@@ -16,9 +16,31 @@ from typing import Any
 import numpy as np
 
 PAD, END, UNKNOWN = "<pad>", "<end>", "<unknown>"
-PROMPT_MEDIAN, COMPLETION_MEDIAN = 26, 45  # tokens; the completion's end token included
-PROMPT_SPREAD, COMPLETION_SPREAD = 0.7, 0.9  # standard deviations of the logarithm of a length
 LONGEST = 512
+NUM_COMPLETIONS = 8  # that are sampled for a prompt
+LONGEST_SAMPLED = 64  # tokens of a sampled completion
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How long the texts of a method's rows are.
+
+    prompt, completion: medians in tokens, a completion's end token included. The spreads are
+    standard deviations of the logarithm of a length. columns: the texts that stand after a prompt.
+    """
+
+    prompt: int
+    prompt_spread: float
+    completion: int = 0
+    completion_spread: float = 0.0
+    columns: tuple[str, ...] = ()
+
+
+ROWS = {
+    "sft": Rows(26, 0.7, 45, 0.9, ("completion",)),
+    "dpo": Rows(85, 0.7, 36, 0.9, ("chosen", "rejected")),
+    "grpo": Rows(120, 0.1),
+}
 
 
 @dataclass(frozen=True)
@@ -43,13 +65,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Workload:
-    """Model, data and settings that all contenders share. batch: samples a step; rank: of the
-    adapters.
+    """Model, data and settings that all contenders share. samples: rows of the data. batch: rows a
+    step; rank: of the adapters.
     """
 
     shape: Shape
     samples: int
     batch: int
+    method: str = "sft"
     rank: int = 16
     alpha: int = 32
     learning_rate: float = 1e-3
@@ -69,11 +92,10 @@ SHAPES = {
 }
 
 
-def draw_lengths(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of each prompt and of each completion, (count,) each.
+def draw_lengths(count: int, seed: int, rows: Rows = ROWS["sft"]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of each prompt, (count,), and of what stands after it, (columns, count).
 
-    The quantiles of two log-normal distributions in random order: the medians are exact for any
-    count.
+    The quantiles of log-normal distributions in random order: the medians are exact for any count.
     """
     draw = np.random.default_rng(seed)
     normal = NormalDist()
@@ -82,22 +104,29 @@ def draw_lengths(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     def lengths(median: int, spread: float) -> np.ndarray:
         return np.round(median * np.exp(spread * draw.permutation(quantiles))).astype(np.int64)
 
-    prompts = np.clip(lengths(PROMPT_MEDIAN, PROMPT_SPREAD), 2, LONGEST // 2)
-    completions = np.clip(lengths(COMPLETION_MEDIAN, COMPLETION_SPREAD), 2, LONGEST - prompts)
-    return prompts, completions
+    prompts = np.clip(lengths(rows.prompt, rows.prompt_spread), 2, LONGEST // 2)
+    completions = [
+        np.clip(lengths(rows.completion, rows.completion_spread), 2, LONGEST - prompts)
+        for _ in rows.columns
+    ]
+    return prompts, np.array(completions, dtype=np.int64).reshape(len(completions), count)
 
 
 def describe_lengths(workload: Workload) -> dict[str, Any]:
-    """Counts and quantiles of the tokens of a pass."""
-    prompts, completions = draw_lengths(workload.samples, workload.seed)
-    totals = prompts + completions
+    """Counts and quantiles of the tokens of a pass, a prompt counted once; without what is sampled.
+
+    total: of the longest sequence of a row.
+    """
+    rows = ROWS[workload.method]
+    prompts, completions = draw_lengths(workload.samples, workload.seed, rows)
+    totals = prompts + completions.max(axis=0, initial=0)
     return {
         "samples": workload.samples,
         "steps": -(-workload.samples // workload.batch),
-        "tokens": int(totals.sum()),
+        "tokens": int(prompts.sum() + completions.sum()),
         "trained_tokens": int(completions.sum()),
         "prompt_median": float(np.median(prompts)),
-        "completion_median": float(np.median(completions)),
+        "completion_median": float(np.median(completions)) if rows.columns else 0.0,
         "total_mean": round(float(totals.mean()), 1),
         "total_quantiles": {
             name: int(np.quantile(totals, share))
@@ -153,18 +182,22 @@ def make_tokenizer(vocabulary: int) -> Any:
 
 
 def write_data(workload: Workload, path: Path) -> None:
-    """Rows of `prompt` and `completion`, texts of words; the end token is not written, every
-    trainer adds it.
+    """Rows of `prompt` and the method's columns, texts of words; the end token is not written,
+    every trainer adds it.
     """
     draw = np.random.default_rng(workload.seed + 1)
     words = np.array(words_of(workload.shape.vocab_size)[3:])
-    frequency = 1 / np.arange(1, len(words) + 1)
-    prompts, completions = draw_lengths(workload.samples, workload.seed)
+    natural = 1 / np.arange(1, len(words) + 1)
+    natural /= natural.sum()
+    rows = ROWS[workload.method]
+    prompts, completions = draw_lengths(workload.samples, workload.seed, rows)
 
-    def text(length: int) -> str:
-        return " ".join(draw.choice(words, length, p=frequency / frequency.sum()))
+    def text(length: int, column: str = "prompt") -> str:
+        return " ".join(draw.choice(words, length, p=None if column == "rejected" else natural))
 
     with path.open("w") as file:
-        for prompt, completion in zip(prompts, completions, strict=True):
-            row = {"prompt": text(prompt) + " ", "completion": text(completion - 1)}
+        for n, prompt in enumerate(prompts):
+            row = {"prompt": text(prompt) + " "}
+            for column, lengths in zip(rows.columns, completions, strict=True):
+                row[column] = text(lengths[n] - 1, column)
             file.write(json.dumps(row) + "\n")

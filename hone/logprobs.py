@@ -201,7 +201,7 @@ class _Logprobs(torch.autograd.Function):
                     probabilities = _softmax(rows)
                     logprobs.append(log_chosen(probabilities, rows, chosen))
                     if not in_forward and not trains_head:
-                        likeliest.append(rows.argmax(-1) == chosen)
+                        likeliest.append(rows.max(-1).indices == chosen)  # argmax is slow in bf16
                     if wants_entropies:
                         entropies.append(_entropy(probabilities, rows, chosen, logprobs[-1]))
                     if in_forward:

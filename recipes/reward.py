@@ -1,6 +1,6 @@
 """Rewards for `recipes/grpo.yaml`, written as TRL's GRPOTrainer takes them.
 
-Each is called once for a whole group: `completions` are its answers (lists with one message, because
+Each is called once for a whole group: `completions` are its answers (lists with one message, since
 the prompts are messages), and every column of the task comes by its name.
 """
 

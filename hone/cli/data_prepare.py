@@ -30,8 +30,10 @@ def prepare(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False
     found = [_described(each) for each in prepare_recipe(loaded, make_console())]
     if as_json:
         print_json({"data": found})
-    else:
+    elif found:
         print_table([HEADING, *map(_cells, found)])
+    else:
+        print("there is nothing to prepare: no stage learns from samples that are there before it")
 
 
 def _described(source: "PreparedSource") -> dict[str, Any]:

@@ -87,6 +87,14 @@ class PromptColumns(Node):
     prompt: str = "prompt"
     """What is asked: text, or a list of messages."""
 
+    @model_validator(mode="after")
+    def names_differ(self) -> "PromptColumns":
+        """The prompt is not handed on with the other columns."""
+        for role, name in self:
+            if role != "prompt" and name == self.prompt:
+                raise ValueError(f'"{name}" is named for both `prompt` and `{role}`; expected two')
+        return self
+
 
 class Scored(Node):
     """What every environment has in common."""

@@ -32,7 +32,7 @@ from hone.rollouts import Player, to_samples
 from hone.runs import Run
 from hone.stages.progress import StageProgress
 from hone.stages.start import Start
-from hone.stages.tasks import Tasks, code_files, data_files, open_tasks
+from hone.stages.tasks import Tasks, check_metric, code_files, data_files, open_tasks
 from hone.stages.work import StageWork
 from hone.training import Training
 
@@ -98,7 +98,7 @@ class PolicyStage(StageWork[Tasks]):
             seed=self.recipe.seed,
             log=self.folder / "rewards.txt",
         )
-        self.check_metric(self.held.enter_context(scorer))
+        check_metric(settings, self.held.enter_context(scorer).names)
         if turn_off_dropout(model.causal):
             progress.say(
                 f"{self.title}: dropout is off, because what is sampled and what is trained must "
@@ -143,20 +143,6 @@ class PolicyStage(StageWork[Tasks]):
         else:
             player.sampling_s = player.scoring_s = 0.0
         return to_samples(self.rollouts[1])
-
-    def check_metric(self, scorer: Scorer) -> None:
-        """Raises UserError where early stopping watches what there will not be."""
-        evaluation = self.policy.evaluation
-        if evaluation is None or evaluation.early_stopping is None:
-            return
-        metric, known = evaluation.early_stopping.metric, ["reward"]
-        known += [f"reward/{name}" for name in scorer.names]
-        if metric not in known:
-            raise UserError(
-                f"`evaluation.early_stopping.metric` is `{metric}`; expected one of "
-                f"{', '.join(known)}",
-                exit_code=2,
-            )
 
 
 def turn_off_dropout(module: nn.Module) -> bool:

@@ -50,6 +50,12 @@ def test_every_environment_by_its_type() -> None:
     assert isinstance(made({"type": "custom", "code": "own.py:Mine"}), Custom)
 
 
+def test_a_column_is_not_prompt_and_tests_at_once() -> None:
+    columns = {"prompt": "text", "tests": "text"}
+    said = fault({"type": "python", "data": "rows.jsonl", "columns": columns})
+    assert '"text" is named for both `prompt` and `tests`' in said
+
+
 def test_a_reward_is_a_function_or_more() -> None:
     made = TypeAdapter(list[Reward]).validate_python(
         ["reward.py:distinct", {"function": "../a b.py:f", "weight": -0.5, "limit_s": 3.0}]
