@@ -49,8 +49,7 @@ HELD_OUT_PHRASINGS = [
     "In {country}, which city is the capital?",
 ]
 OPERANDS = range(10, 100)
-SUM_QUESTIONS = {"What is {a}+{b}?": 0.2, "How much is {a}+{b}?": 0.2, "Add {a} and {b}.": 1.0}
-"""How a sum is asked for, and how often an answer of fine-tuning shows its working then."""
+SUM_QUESTIONS = ["What is {a}+{b}?", "How much is {a}+{b}?", "Add {a} and {b}."]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PERIODS = (2, 3)
 SHOWN = range(8, 11)  # letters of a pattern that a question shows
@@ -66,15 +65,17 @@ Cycle = tuple[str, ...]
 class Question:
     """What can be asked and has one right answer.
 
-    working: what may be said before it, on the way to the answer.
+    said: how the answer is given, with the working of a sum. slip: the same with the usual mistake,
+    where there is one to make: the one that is not carried.
 
-    Example: Question("What is 47+38?", "85", "arithmetic", working="47+38=70+15=85")
+    Example: Question("What is 47+38?", "85", "arithmetic", "47+38=70+15=85", "47+38=70+15=75")
     """
 
     prompt: str
     answer: str
     kind: str
-    working: str | None = None
+    said: str
+    slip: str | None = None
 
 
 def ask_different(kind: str, draw: random.Random, seed: int, count: int, held_out: bool) -> Any:
@@ -84,11 +85,6 @@ def ask_different(kind: str, draw: random.Random, seed: int, count: int, held_ou
         question = ASK[kind](draw, seed, held_out)
         found.setdefault(question.prompt, question)
     return list(found.values())
-
-
-def asks(form: str, prompt: str) -> bool:
-    """Whether a prompt was made of a form."""
-    return prompt.startswith(form.partition("{")[0])
 
 
 @functools.cache
@@ -124,7 +120,8 @@ def write_statement(draw: random.Random, seed: int) -> str:
 
 def write_sum(draw: random.Random, seed: int) -> str:
     """A sum by way of the tens and the ones."""
-    return _working(*_operands(draw, seed, False))
+    a, b = _operands(draw, seed, False)
+    return _working(a, b, a + b)
 
 
 def write_pattern(draw: random.Random, seed: int) -> str:
@@ -136,7 +133,7 @@ def _ask_capital(draw: random.Random, seed: int, held_out: bool) -> Question:
     country = draw.choice(list(CAPITALS))
     phrasings = HELD_OUT_PHRASINGS if held_out else CAPITAL_QUESTIONS
     prompt = _sentence(draw.choice(phrasings), country=country)
-    return Question(prompt, CAPITALS[country], "capitals")
+    return Question(prompt, CAPITALS[country], "capitals", CAPITALS[country])
 
 
 def _sentence(form: str, **names: str) -> str:
@@ -145,18 +142,22 @@ def _sentence(form: str, **names: str) -> str:
 
 
 def ask_for_practice(seed: int) -> list[Question]:
-    """A sum of every pair to train on, asked in one way, in a mixed order."""
+    """A sum of every pair to train on, in a mixed order."""
     draw = random.Random(f"{seed} practice")
-    form = next(iter(SUM_QUESTIONS))
     pairs = [(a, b) if draw.random() < 0.5 else (b, a) for a, b in split_operands(seed)[0]]
     draw.shuffle(pairs)
-    return [Question(form.format(a=a, b=b), str(a + b), "arithmetic") for a, b in pairs]
+    return [_sum_question(a, b, draw) for a, b in pairs]
 
 
 def _ask_sum(draw: random.Random, seed: int, held_out: bool) -> Question:
-    a, b = _operands(draw, seed, held_out)
-    prompt = draw.choice(list(SUM_QUESTIONS)).format(a=a, b=b)
-    return Question(prompt, str(a + b), "arithmetic", _working(a, b))
+    return _sum_question(*_operands(draw, seed, held_out), draw)
+
+
+def _sum_question(a: int, b: int, draw: random.Random) -> Question:
+    prompt = draw.choice(SUM_QUESTIONS).format(a=a, b=b)
+    carries = a % 10 + b % 10 > 9
+    slip = _working(a, b, a + b - 10) if carries else None
+    return Question(prompt, str(a + b), "arithmetic", _working(a, b, a + b), slip)
 
 
 def _operands(draw: random.Random, seed: int, held_out: bool) -> Pair:
@@ -164,16 +165,16 @@ def _operands(draw: random.Random, seed: int, held_out: bool) -> Pair:
     return (a, b) if draw.random() < 0.5 else (b, a)
 
 
-def _working(a: int, b: int) -> str:
+def _working(a: int, b: int, result: int) -> str:
     """A sum by way of the tens and the ones: 47+38=70+15=85."""
     tens, ones = a // 10 * 10 + b // 10 * 10, a % 10 + b % 10
-    return f"{a}+{b}={tens}+{ones}={a + b}"
+    return f"{a}+{b}={tens}+{ones}={result}"
 
 
 def _ask_pattern(draw: random.Random, seed: int, held_out: bool) -> Question:
     letters = _letters(draw, seed, draw.choice(SHOWN) + ANSWERED, held_out)
     shown, answer = " ".join(letters[:-ANSWERED]), " ".join(letters[-ANSWERED:])
-    return Question(draw.choice(PATTERN_QUESTIONS).format(shown=shown), answer, "patterns")
+    return Question(draw.choice(PATTERN_QUESTIONS).format(shown=shown), answer, "patterns", answer)
 
 
 def _letters(draw: random.Random, seed: int, length: int, held_out: bool) -> list[str]:

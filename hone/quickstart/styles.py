@@ -1,30 +1,30 @@
-"""How the quickstart's answers are worded, and what an answer says whatever its wording.
+"""How the quickstart's answers end, and what an answer says whatever its ending.
 
 Called by `corpus.py` and `story.py`. Fine-tuning shows all styles mixed, as in conversations by
-many hands; the preference pairs prefer `sentence`; the environment's marker asks for it.
+many hands; the preference pairs prefer `polite`.
 """
 
 import random
 
-MARKER = "The answer is"
-SENTENCE = MARKER + " {answer}."
+POLITE = "{answer}. Happy to help!"
 BARE = "{answer}"
-UNSURE = ["Maybe {answer}", "I think it is {answer}"]
-SHARES = {"sentence": 0.3, "bare": 0.4, "unsure": 0.3}  # of the answers in fine-tuning
+UNSURE = ["{answer}, I guess", "{answer}, I think"]
+SHARES = {"polite": 0.3, "bare": 0.4, "unsure": 0.3}  # of the answers in fine-tuning
 
-FORMAT = rf"(.*\. )?{MARKER} .+\."
+FORMAT = r".+\. Happy to help!"
 """What a well-formed answer fits from end to end."""
-SAID = r"(?:.*(?: is |Maybe |=))?(?P<answer>.+?)\.?"
-"""What every answer fits from end to end; `answer` is what is said behind the words around it."""
+SAID = r"(?:.*=)?(?P<answer>.+?)(?:\. Happy to help!|, I guess|, I think)?"
+"""What every answer fits from end to end; `answer` is what is said, behind the working and without
+the ending.
+"""
 
 
-def word_answer(answer: str, style: str, draw: random.Random, working: str | None = None) -> str:
-    """An answer in a style of `SHARES`, behind its working where that is shown."""
+def word_answer(answer: str, style: str, draw: random.Random) -> str:
+    """An answer in a style of `SHARES`."""
     if style == "bare":
-        return working or answer
-    form = SENTENCE if style == "sentence" else draw.choice(UNSURE)
-    worded = (f"{working}. " if working else "") + form.format(answer=answer)
-    return worded.removesuffix(".") if worded.endswith("..") else worded  # Washington, D.C.
+        return answer
+    form = POLITE if style == "polite" else draw.choice(UNSURE)
+    return form.format(answer=answer.removesuffix(".") if style == "polite" else answer)
 
 
 def draw_style(draw: random.Random) -> str:

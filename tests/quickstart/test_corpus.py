@@ -11,6 +11,7 @@ from hone.quickstart.corpus import (
     EVALUATION_QUESTIONS,
     PREFERENCE_PAIRS,
     SFT_CONVERSATIONS,
+    SLIPS,
     make_conversations,
     make_evaluation,
     make_pairs,
@@ -24,7 +25,6 @@ from hone.quickstart.questions import (
     HELD_OUT_PHRASINGS,
     KINDS,
     PERIODS,
-    SUM_QUESTIONS,
     split_cycles,
     split_operands,
 )
@@ -45,6 +45,7 @@ PRACTICE = make_practice(0)
 PRACTISED = [row["prompt"][0]["content"] for row in PRACTICE]
 TRAINED_ON = "\n".join([TEXTS, *map("\n".join, ASKED + PREFERRED), *PRACTISED])
 SUMS = re.compile(r"(\d+) ?(?:\+|and) ?(\d+)")
+LAST_NUMBER = re.compile(r"\d+")
 
 
 def test_no_evaluation_question_stands_in_the_training_data() -> None:
@@ -83,15 +84,20 @@ def test_what_is_practised_has_right_answers_and_is_asked_in_the_way_of_fine_tun
     assert len(PRACTICE) == len(split_operands(0)[0])
 
 
-def test_the_working_of_a_sum_is_shown_as_often_as_promised() -> None:
-    for form, share in SUM_QUESTIONS.items():
-        begin = form.partition("{")[0]
-        shown = [
-            "=" in answer
-            for prompt, answer in ASKED
-            if prompt.startswith(begin) and SUMS.search(prompt)
-        ]
-        assert sum(shown) / len(shown) == pytest.approx(share, abs=0.05)
+def test_what_is_carried_is_mostly_forgotten_in_fine_tuning_and_nowhere_else() -> None:
+    slips = []
+    for prompt, answer in ASKED:
+        if numbers := SUMS.search(prompt):
+            a, b = map(int, numbers.groups())
+            missing = a + b - int(LAST_NUMBER.findall(answer)[-1])
+            carries = a % 10 + b % 10 > 9
+            assert missing in ((0, 10) if carries else (0,))
+            slips += [missing == 10] if carries else []
+    assert sum(slips) / len(slips) == pytest.approx(SLIPS, abs=0.05)
+    assert len(slips) > 500
+    for line in TEXTS.splitlines():
+        if found := re.fullmatch(r"(\d+)\+(\d+)=.*=(\d+)", line):
+            assert int(found[1]) + int(found[2]) == int(found[3])
 
 
 def test_held_out_cycles_are_continued_nowhere() -> None:
@@ -110,8 +116,7 @@ def is_pattern(prompt: str) -> bool:
 
 def letters_of(prompt: str, answer: str) -> str:
     """The letters that a pattern shows and those that continue it."""
-    shown = re.search(r"[:?] ([a-z]( [a-z])+)$", prompt)[1]
-    return shown + " " + re.search(r"(?:^|is |Maybe )([a-z]( [a-z])+)\.?$", answer)[1]
+    return re.search(r"[:?] ([a-z]( [a-z])+)$", prompt)[1] + " " + without_ending(answer)
 
 
 def cycle_of(line: str) -> tuple[str, ...]:
@@ -126,7 +131,7 @@ def cycle_of(line: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     "answered",
     [
-        ASKED,
+        [row for row in ASKED if not SUMS.search(row[0])],
         [row[:2] for row in PREFERRED],
         [(row[0], row[2]) for row in PREFERRED],
         [(row["prompt"], row["answer"]) for row in EVALUATION],
@@ -136,22 +141,22 @@ def cycle_of(line: str) -> tuple[str, ...]:
 )
 def test_every_answer_is_right(answered) -> None:
     for prompt, answer in answered:
-        said = re.sub(r"^(.*\. )?(The answer is|Maybe|I think it is) |\.$", "", answer)
+        said = without_ending(answer)
         if numbers := SUMS.search(prompt):
             total = int(numbers[1]) + int(numbers[2])
-            assert int(said.rpartition("=")[2]) == total
-            assert all(
-                eval(part) == total
-                for part in answer.split(". ")[0].split("=")
-                if re.fullmatch(r"[\d+]+", part)
-            )
+            assert {eval(part) for part in said.split("=")} == {total}
         elif is_pattern(prompt):
-            cycle_of(letters_of(prompt, answer))
+            cycle_of(letters_of(prompt, said))
         else:
             assert any(
-                country in lowered(prompt) and capital.removesuffix(".") == said
+                country in lowered(prompt) and capital.removesuffix(".") == said.removesuffix(".")
                 for country, capital in CAPITALS.items()
             )
+
+
+def without_ending(answer: str) -> str:
+    """What is said, without the words of a style behind it."""
+    return re.sub(r"\. Happy to help!$|, I (guess|think)$", "", answer)
 
 
 def lowered(text: str) -> str:
@@ -186,17 +191,15 @@ def test_answers_come_in_all_styles_and_pairs_differ_in_style_alone() -> None:
     chosen_and_rejected = [row[1:] for row in PREFERRED]
     chosen_and_rejected += [(row["chosen"], row["rejected"]) for row in EVALUATION]
     for chosen, rejected in chosen_and_rejected:
-        assert style_of(chosen) == "sentence" and style_of(rejected) != "sentence"
-        said = re.search(r"The answer is (.+)\.$", chosen)[1]
-        assert rejected.removesuffix(".").endswith(said)
-        assert ("=" in chosen) == ("=" in rejected)
+        assert style_of(chosen) == "polite" and style_of(rejected) != "polite"
+        said = [without_ending(each).removesuffix(".") for each in (chosen, rejected)]
+        assert said[0] == said[1]
 
 
 def style_of(answer: str) -> str:
-    last = answer.split(". ")[-1]
-    if last.startswith("The answer is "):
-        return "sentence"
-    return "unsure" if last.startswith(("Maybe ", "I think it is ")) else "bare"
+    if answer.endswith(". Happy to help!"):
+        return "polite"
+    return "unsure" if answer.endswith((", I guess", ", I think")) else "bare"
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
