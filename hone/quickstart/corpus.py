@@ -21,11 +21,9 @@ from hone.quickstart.questions import (
     ASK,
     KINDS,
     LETTERS,
-    SUM_QUESTIONS,
     Question,
     ask_different,
     ask_for_practice,
-    asks,
     write_pattern,
     write_statement,
     write_sum,
@@ -40,8 +38,8 @@ PRETRAIN_TEXTS = {
     "echoes": 1500,
 }
 LINES_PER_TEXT = {"capitals": 5, "arithmetic": 4, "patterns": 3, "dialogues": 3, "echoes": 2}
-SFT_CONVERSATIONS = {"capitals": 2000, "arithmetic": 2000, "patterns": 2000}
-PREFERENCE_PAIRS = {"capitals": 500, "arithmetic": 500, "patterns": 500}
+SFT_CONVERSATIONS = {"capitals": 2000, "arithmetic": 400, "patterns": 2000}
+PREFERENCE_PAIRS = {"capitals": 500, "arithmetic": 200, "patterns": 500}
 EVALUATION_QUESTIONS = {"capitals": 100, "arithmetic": 300, "patterns": 100}
 FILES = (
     "pretrain.jsonl",
@@ -109,7 +107,7 @@ def make_conversations(seed: int) -> list[dict[str, Any]]:
     draw = random.Random(f"{seed} sft styles")
     rows = []
     for question in _ask_all("sft", seed, SFT_CONVERSATIONS, held_out=False):
-        answer = word_answer(question.answer, draw_style(draw), draw, _shown(question, draw))
+        answer = word_answer(question.answer, draw_style(draw), draw, question.working)
         rows.append(
             {"messages": [_message("user", question.prompt), _message("assistant", answer)]}
         )
@@ -164,19 +162,12 @@ def _ask_all(
 
 
 def _pair(question: Question, draw: random.Random) -> tuple[str, str]:
-    """A chosen and a rejected answer, both with the working or neither."""
-    working, rejected = _shown(question, draw), draw.choice(["bare", "unsure"])
+    """A chosen and a rejected answer: both right, in different styles."""
+    rejected = draw.choice(["bare", "unsure"])
     return (
-        word_answer(question.answer, "sentence", draw, working),
-        word_answer(question.answer, rejected, draw, working),
+        word_answer(question.answer, "sentence", draw, question.working),
+        word_answer(question.answer, rejected, draw, question.working),
     )
-
-
-def _shown(question: Question, draw: random.Random) -> str | None:
-    """The working, as often as the way of asking has it shown."""
-    drawn = draw.random()
-    shares = (share for form, share in SUM_QUESTIONS.items() if asks(form, question.prompt))
-    return question.working if drawn < next(shares, 0.0) else None
 
 
 def _dialogue(draw: random.Random, seed: int) -> str:

@@ -49,8 +49,7 @@ HELD_OUT_PHRASINGS = [
     "In {country}, which city is the capital?",
 ]
 OPERANDS = range(10, 100)
-SUM_QUESTIONS = {"What is {a}+{b}?": 0.2, "How much is {a}+{b}?": 0.2, "Add {a} and {b}.": 1.0}
-"""How a sum is asked for, and how often an answer of fine-tuning shows its working then."""
+SUM_QUESTIONS = ["What is {a}+{b}?", "How much is {a}+{b}?", "Add {a} and {b}."]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PERIODS = (2, 3)
 SHOWN = range(8, 11)  # letters of a pattern that a question shows
@@ -84,11 +83,6 @@ def ask_different(kind: str, draw: random.Random, seed: int, count: int, held_ou
         question = ASK[kind](draw, seed, held_out)
         found.setdefault(question.prompt, question)
     return list(found.values())
-
-
-def asks(form: str, prompt: str) -> bool:
-    """Whether a prompt was made of a form."""
-    return prompt.startswith(form.partition("{")[0])
 
 
 @functools.cache
@@ -147,7 +141,7 @@ def _sentence(form: str, **names: str) -> str:
 def ask_for_practice(seed: int) -> list[Question]:
     """A sum of every pair to train on, asked in one way, in a mixed order."""
     draw = random.Random(f"{seed} practice")
-    form = next(iter(SUM_QUESTIONS))
+    form = SUM_QUESTIONS[0]
     pairs = [(a, b) if draw.random() < 0.5 else (b, a) for a, b in split_operands(seed)[0]]
     draw.shuffle(pairs)
     return [Question(form.format(a=a, b=b), str(a + b), "arithmetic") for a, b in pairs]
@@ -155,7 +149,7 @@ def ask_for_practice(seed: int) -> list[Question]:
 
 def _ask_sum(draw: random.Random, seed: int, held_out: bool) -> Question:
     a, b = _operands(draw, seed, held_out)
-    prompt = draw.choice(list(SUM_QUESTIONS)).format(a=a, b=b)
+    prompt = draw.choice(SUM_QUESTIONS).format(a=a, b=b)
     return Question(prompt, str(a + b), "arithmetic", _working(a, b))
 
 

@@ -24,7 +24,6 @@ from hone.quickstart.questions import (
     HELD_OUT_PHRASINGS,
     KINDS,
     PERIODS,
-    SUM_QUESTIONS,
     split_cycles,
     split_operands,
 )
@@ -81,17 +80,6 @@ def test_what_is_practised_has_right_answers_and_is_asked_in_the_way_of_fine_tun
         assert int(row["answer"]) == int(a) + int(b)
     assert {row["prompt"][0]["content"] for row in PRACTICE} & {prompt for prompt, _ in ASKED}
     assert len(PRACTICE) == len(split_operands(0)[0])
-
-
-def test_the_working_of_a_sum_is_shown_as_often_as_promised() -> None:
-    for form, share in SUM_QUESTIONS.items():
-        begin = form.partition("{")[0]
-        shown = [
-            "=" in answer
-            for prompt, answer in ASKED
-            if prompt.startswith(begin) and SUMS.search(prompt)
-        ]
-        assert sum(shown) / len(shown) == pytest.approx(share, abs=0.05)
 
 
 def test_held_out_cycles_are_continued_nowhere() -> None:
