@@ -38,7 +38,7 @@ PRETRAIN_TEXTS = {
     "echoes": 1500,
 }
 LINES_PER_TEXT = {"capitals": 5, "arithmetic": 4, "patterns": 3, "dialogues": 3, "echoes": 2}
-SFT_CONVERSATIONS = {"capitals": 2000, "arithmetic": 400, "patterns": 2000}
+SFT_CONVERSATIONS = {"capitals": 2000, "arithmetic": 1400, "patterns": 2000}
 PREFERENCE_PAIRS = {"capitals": 500, "arithmetic": 200, "patterns": 500}
 EVALUATION_QUESTIONS = {"capitals": 100, "arithmetic": 300, "patterns": 100}
 FILES = (
