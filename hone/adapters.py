@@ -7,16 +7,24 @@ forward. What happens to an adapter that is there already: `choose_before`.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+)
 from peft.tuners.lora.layer import Linear as PeftLinear
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
@@ -25,8 +33,15 @@ from transformers.pytorch_utils import Conv1D
 
 from hone.architecture import first_line
 from hone.errors import UserError
-from hone.model_files import NOTHING, Trust
-from hone.models import read_adapter
+from hone.memory import is_out_of_memory
+from hone.model_files import (
+    ADAPTER,
+    NOTHING,
+    Trust,
+    check_adapter_files,
+    read_header,
+    some_of,
+)
 from hone.quantisation import has_transposed, read_quantisation
 from hone.recipe.training import LowRank, QLora
 from hone.targets import block_numbers, choose_blocks, choose_targets, find_blocks, linear_layers
@@ -218,6 +233,41 @@ def open_adapter(
         if dropout is not None:  # may be another one than in the stage before
             config.lora_dropout = dropout
     return _as_saved(read_adapter(model, folder, trust, is_trainable=trainable, config=config))
+
+
+def read_adapter(
+    module: PreTrainedModel, folder: Path, trust: Trust = NOTHING, **settings: Any
+) -> PeftModel:
+    """The model with the adapter of a folder; `settings` go to PEFT.
+
+    Raises UserError for an adapter that is not whole or was made for another model.
+    """
+    check_adapter_files(folder, trust)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            model = PeftModel.from_pretrained(module, str(folder), **settings)
+    except (RuntimeError, ValueError, KeyError, UserWarning, UnpicklingError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise _unfit_adapter(folder, module, first_line(error)) from error
+    if (folder / ADAPTER).exists():  # PEFT says nothing of tensors that it leaves out
+        taken = {
+            *get_peft_model_state_dict(model, save_embedding_layers=False),
+            *model.state_dict(),
+        }
+        left = read_header(folder / ADAPTER, f'the adapter "{folder}"').keys() - taken
+        if left:
+            raise _unfit_adapter(folder, module, f"{some_of(left)} has no place")
+    return model
+
+
+def _unfit_adapter(folder: Path, module: PreTrainedModel, reason: str) -> UserError:
+    return UserError(
+        f'the adapter "{folder}" does not fit the model "{module.name_or_path}": {reason}',
+        hint="base_model_name_or_path in its adapter_config.json names the model it is for",
+        exit_code=2,
+    )
 
 
 def _as_saved(model: PeftModel) -> PeftModel:

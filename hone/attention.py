@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
 from hone.forest import Span
 
@@ -58,6 +58,25 @@ def attend_by(attend: Attend) -> Iterator[None]:
         yield
     finally:
         _attend = before
+
+
+def plain_attention(module: PreTrainedModel) -> str:
+    """The name of transformers' own attention for forwards that lie in no forest."""
+    return "sdpa" if module._supports_sdpa else "eager"
+
+
+@contextmanager
+def attention_set(module: PreTrainedModel, name: str) -> Iterator[None]:
+    """Another attention inside: `FOREST`, or one of transformers' own."""
+    before = module.config._attn_implementation
+    if before == name:
+        yield
+        return
+    module.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        module.set_attn_implementation(before)
 
 
 def forest_attention(

@@ -70,13 +70,19 @@ def choose(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The next token of each sequence and its log-probability, (B,) each.
 
-    logits_BV: at the temperature (at 1 where that is 0). uniforms_B: fp64 in [0, 1), one for each
-    draw. seen: the tokens before each sequence's next one, needed for a repetition penalty only.
+    logits_BV: at the temperature (at 1 where that is 0). uniforms_B: fp64 in [0, 1) on the CPU, one
+    for each draw. seen: the tokens before each sequence's next one, for a repetition penalty only.
 
     The log-probability is that of the full softmax of the logits, before any filter.
     """
     wide = torch.float64 if logits_BV.dtype == torch.float64 else torch.float32
     probabilities_BV = torch.softmax(logits_BV, dim=-1, dtype=wide)
+    if not torch.isfinite(probabilities_BV[:, 0]).all():  # one that is not makes none of a row so
+        raise UserError(
+            "the model's probabilities are not finite numbers, so nothing can be drawn from them",
+            hint="its weights are broken: updates were too large, lower `learning_rate` and begin "
+            "a new run; or look at the model's files",
+        )
     scores_BV = logits_BV
     if settings.repetition_penalty != 1.0:
         scores_BV = penalise(logits_BV.to(wide), seen, settings.repetition_penalty)
@@ -94,18 +100,21 @@ def draw(weights_BV: torch.Tensor, uniforms_B: torch.Tensor) -> torch.Tensor:
     """One token of each row, (B,), with probabilities proportional to the weights: the first whose
     sum of weights exceeds `uniforms_B` of the whole.
 
-    Sums are taken over blocks first, and over single tokens only in the block that is met.
+    Sums are taken over blocks first, and over single tokens only in the block that is met; on the
+    CPU, since CUDA's running sums differ from time to time.
     """
     blocks_BNS = _in_blocks(weights_BV)
-    sums_BN = blocks_BNS.sum(-1).double().cumsum(-1)
+    sums_BN = blocks_BNS.sum(-1).double().cpu().cumsum(-1)
     wanted_B1 = (sums_BN[:, -1] * uniforms_B)[:, None]
     block_B1 = torch.searchsorted(sums_BN, wanted_B1, right=True)
     before_B1 = F.pad(sums_BN, (1, 0)).gather(1, block_B1)
-    chosen_BS = blocks_BNS[torch.arange(len(weights_BV), device=weights_BV.device), block_B1[:, 0]]
-    inner_BS = chosen_BS.cumsum(-1, dtype=torch.float64)
+    chosen_B = block_B1[:, 0].to(weights_BV.device)
+    inner_BS = blocks_BNS[torch.arange(len(chosen_B), device=chosen_B.device), chosen_B]
+    inner_BS = inner_BS.double().cpu().cumsum(-1)
     place_B = (inner_BS <= wanted_B1 - before_B1).sum(-1)
     last_B = (inner_BS < inner_BS[:, -1:]).sum(-1)  # the block's sum may be rounded up
-    return block_B1[:, 0] * BLOCK + torch.minimum(place_B, last_B)
+    tokens_B = block_B1[:, 0] * BLOCK + torch.minimum(place_B, last_B)
+    return tokens_B.to(weights_BV.device)
 
 
 def _in_blocks(weights_BV: torch.Tensor) -> torch.Tensor:
@@ -138,7 +147,8 @@ def keep_likely(scores_BV: torch.Tensor, settings: SamplingSettings) -> torch.Te
         scores_BV = scores_BV.masked_fill(scores_BV < smallest, nothing)
     if settings.top_p is not None and settings.top_p < 1:
         ordered, order = scores_BV.sort(dim=-1, stable=True)
-        cut = ordered.softmax(-1).cumsum(-1) <= 1 - settings.top_p
+        sums = ordered.softmax(-1).cpu().cumsum(-1).to(ordered.device)
+        cut = sums <= 1 - settings.top_p
         cut[:, -1] = False
         scores_BV = scores_BV.masked_fill(cut.scatter(1, order, cut), nothing)
     if settings.min_p:

@@ -84,6 +84,7 @@ def compare_runs(run: Run, other: Run, until: tuple[int, int] | None = None) -> 
         pairs = [*_folders(run, other, folder, "base")] if until is None else []
         rows += _compare_metrics(folder, beside, last, differences)
         if until is None:
+            pairs += _folders(run, other, folder, "rollouts")
             pairs += _folders(run, other, folder, "model")
             newest = _newest_common(folder / "checkpoints", beside / "checkpoints")
             pairs += [newest] if newest else []

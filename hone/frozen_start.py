@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from hone.checkpoints import find_fault, list_checkpoints, write_folder
 from hone.errors import UserError
 from hone.models import LanguageModel
+from hone.signals import uninterrupted
 from hone.training import Training
 
 FOLDER, FILE = "start", "trained.safetensors"
@@ -27,12 +28,16 @@ class FrozenStart:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Inside, the model is what it was at the start; nothing is to be trained there."""
-        self._swap()
-        try:
-            yield
-        finally:
+        """Inside, the model is what it was at the start; nothing is to be trained there.
+
+        A stop is only raised by `check_stop` there, so that no checkpoint can have these weights.
+        """
+        with uninterrupted():
             self._swap()
+            try:
+                yield
+            finally:
+                self._swap()
 
     def _swap(self) -> None:
         for name, parameter in self.model.trainable():

@@ -128,7 +128,7 @@ def take_next(
 ) -> None:
     """Choose and add the next token of every sequence."""
     drawn = [s.uniforms[len(s.ids)] if settings.temperature else 0.0 for s in sequences]
-    uniforms_B = torch.tensor(drawn, dtype=torch.float64, device=logits_BV.device)
+    uniforms_B = torch.tensor(drawn, dtype=torch.float64)
     seen = [s.seen for s in sequences] if settings.repetition_penalty != 1.0 else ()
     tokens, logprobs = choose(logits_BV, settings, uniforms_B, seen)
     pairs = zip(tokens.tolist(), logprobs.tolist(), strict=True)

@@ -6,7 +6,6 @@ probing it against plain forwards of itself.
 """
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -20,7 +19,6 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import (
     PeftModel,
-    get_peft_model_state_dict,
     load_peft_weights,
     set_peft_model_state_dict,
 )
@@ -29,7 +27,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hone.architecture import check_fit, first_line, read_config
-from hone.attention import FOREST, UnsupportedAttention, forest_layout
+from hone.attention import (
+    FOREST,
+    UnsupportedAttention,
+    attention_set,
+    forest_layout,
+    plain_attention,
+)
 from hone.device import Precision
 from hone.errors import UserError
 from hone.forest import ROW_MULTIPLE, Batch, count_step, make_batch
@@ -37,18 +41,14 @@ from hone.hub import find_model
 from hone.logprobs import Head, Scores, compute_scores
 from hone.memory import is_out_of_memory, usable_memory_bytes
 from hone.model_files import (
-    ADAPTER,
     CONFIG,
     NOTHING,
     Trust,
-    check_adapter_files,
     check_config_file,
     check_tokenizer_files,
     check_weight_files,
     code_refused,
     declares_code,
-    read_header,
-    some_of,
     uses_pickle,
 )
 from hone.quantisation import quantise, write_quantisation
@@ -236,41 +236,6 @@ def read_weights(
     return model
 
 
-def read_adapter(
-    module: PreTrainedModel, folder: Path, trust: Trust = NOTHING, **settings: Any
-) -> PeftModel:
-    """The model with the adapter of a folder; `settings` go to PEFT.
-
-    Raises UserError for an adapter that is not whole or was made for another model.
-    """
-    check_adapter_files(folder, trust)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            model = PeftModel.from_pretrained(module, str(folder), **settings)
-    except (RuntimeError, ValueError, KeyError, UserWarning, UnpicklingError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise _unfit_adapter(folder, module, first_line(error)) from error
-    if (folder / ADAPTER).exists():  # PEFT says nothing of tensors that it leaves out
-        taken = {
-            *get_peft_model_state_dict(model, save_embedding_layers=False),
-            *model.state_dict(),
-        }
-        left = read_header(folder / ADAPTER, f'the adapter "{folder}"').keys() - taken
-        if left:
-            raise _unfit_adapter(folder, module, f"{some_of(left)} has no place")
-    return model
-
-
-def _unfit_adapter(folder: Path, module: PreTrainedModel, reason: str) -> UserError:
-    return UserError(
-        f'the adapter "{folder}" does not fit the model "{module.name_or_path}": {reason}',
-        hint="base_model_name_or_path in its adapter_config.json names the model it is for",
-        exit_code=2,
-    )
-
-
 def load_tokenizer(source: str, trust: Trust = NOTHING) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id."""
     folder, name = find_model(source, trust=trust), f'the tokenizer of "{source}"'
@@ -331,22 +296,6 @@ def check_adapted(model: LanguageModel) -> None:
     if not distance <= PROBE_LIMIT[model.precision.compute]:
         model.layout = "padded"
         model.layout_reason = f"log-probabilities differ from the adapter's by {distance:.1e}"
-
-
-def plain_attention(module: PreTrainedModel) -> str:
-    """The name of transformers' own attention for forwards that lie in no forest."""
-    return "sdpa" if module._supports_sdpa else "eager"
-
-
-@contextmanager
-def attention_set(module: PreTrainedModel, name: str) -> Iterator[None]:
-    """Another attention inside: `FOREST`, or one of transformers' own."""
-    before = module.config._attn_implementation
-    module.set_attn_implementation(name)
-    try:
-        yield
-    finally:
-        module.set_attn_implementation(before)
 
 
 def _check_causal(model: LanguageModel) -> None:

@@ -158,7 +158,7 @@ class Player:
         sampling = self.sampling_settings(settings.temperature)
         asked = Round(path, step, step, questions, seeds, sampling, first)
         played = self.play(asked)
-        self.check_failures([*before, *played], path, step)
+        self.check_failures([*before, *played], path, step, "")
         credited = [self.credited(group) for group in groups_of(played)]
         return [rollout for group in credited for rollout in group]
 
@@ -244,7 +244,7 @@ class Player:
             ]
             sampling = self.sampling_settings(evaluation.temperature)
             rollouts = self.play(Round(path, step, step + HALF, self.held_out, seeds, sampling))
-            self.check_failures(rollouts, path, step)
+            self.check_failures(rollouts, path, step + HALF, "--evaluation ")
             self.keep(path, rollouts)
         row = summarise(rollouts, self.full_marks)
         return {**row, "samples": len(rollouts)}
@@ -316,8 +316,12 @@ class Player:
             f"here on at most {at_once // 2} are sampled at once, and the work is done again"
         )
 
-    def check_failures(self, rollouts: Sequence[Rollout], path: Path, step: int) -> None:
-        """Raises UserError where more rollouts have failed than the recipe allows, or all."""
+    def check_failures(
+        self, rollouts: Sequence[Rollout], path: Path, moment: float, where: str
+    ) -> None:
+        """Raises UserError where more rollouts have failed than the recipe allows, or all. where:
+        the option of `hone rollouts` that shows them.
+        """
         failures = [rollout.failure for rollout in rollouts if rollout.failure is not None]
         allowed = self.settings.max_failures
         if len(failures) <= allowed * len(rollouts) and len(failures) < len(rollouts):
@@ -327,10 +331,10 @@ class Player:
         shown = Counter(failures).most_common(EXAMPLES)
         lines = "".join(f"\n  {count:,} times: {failure}" for failure, count in shown)
         raise UserError(
-            f"step {step}: {len(failures):,} of {len(rollouts):,} rollouts could not be scored "
-            f"({len(failures) / len(rollouts):.0%}; `max_failures` is {allowed:g}){lines}",
-            hint="see them with `hone rollouts RUN --failed`; once the reward is mended, `hone "
-            "resume RUN` scores them again",
+            f"{in_words(moment)}: {len(failures):,} of {len(rollouts):,} rollouts could not be "
+            f"scored ({len(failures) / len(rollouts):.0%}; `max_failures` is {allowed:g}){lines}",
+            hint=f"see them with `hone rollouts RUN {where}--failed`; once the reward is mended, "
+            "`hone resume RUN` scores them again",
         )
 
 

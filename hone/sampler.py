@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from hone.adapters import cast_once
-from hone.attention import attend_by
+from hone.attention import FOREST, attend_by, attention_set
 from hone.choosing import Ending, SamplingSettings
 from hone.decoding import KeyValues, NextTokens, Places, ReadPrompts
 from hone.forest import count_step, plan_micro_batches
@@ -125,6 +125,7 @@ class _Running:
         """Draw until groups are finished, and return these in the order of the requests."""
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
+            stack.enter_context(attention_set(self.model.causal, FOREST))
             stack.enter_context(evaluation_mode(self.model.module))
             stack.enter_context(self.model.autocast())
             if not self.model.precision.casts:

@@ -6,7 +6,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from hone.adapters import open_adapter
-from hone.attention import FOREST
+from hone.attention import plain_attention
 from hone.choosing import SamplingSettings, cut_at_stop, settled
 from hone.concealing import reveal
 from hone.data.chat import Renderer
@@ -27,11 +26,9 @@ from hone.hub import find_model
 from hone.model_files import ADAPTER_CONFIG, NOTHING, Trust
 from hone.models import (
     LanguageModel,
-    attention_set,
     check_adapted,
     join_model,
     load_tokenizer,
-    plain_attention,
     read_quantised,
     read_weights,
 )
@@ -135,12 +132,9 @@ class Artifact:
         requests = [Request(prompts[n], [(seed, "generate", n)], listen) for n in order]
         sampler = make_sampler(self.model, ends, self.renderer.tokenizer)
         answers: dict[int, list[int]] = {}
-        forest = self.model.layout == "forest"
-        causal = self.model.causal
-        with attention_set(causal, FOREST) if forest else nullcontext():
-            for number, (completion,) in sampler.sample(requests, settings):
-                ended = completion.finish == "end"
-                answers[order[number]] = completion.ids[:-1] if ended else completion.ids
+        for number, (completion,) in sampler.sample(requests, settings):
+            ended = completion.finish == "end"
+            answers[order[number]] = completion.ids[:-1] if ended else completion.ids
         return [answers[index] for index in range(len(prompts))]
 
     def _text(self, ids: list[int], stop: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft.tuners.lora.layer import LoraLayer
 
-from hone.adapters import add_lora, use_fast_forward
+from hone.adapters import add_lora, cast_once, use_fast_forward
 from hone.errors import UserError
 from hone.quantisation import quantise
 from hone.recipe.training import Lora, QLora
@@ -206,3 +206,26 @@ def test_layers_that_peft_cannot_adapt_are_refused_in_words() -> None:
     with pytest.raises(UserError, match=r"PEFT cannot adapt all of these layers: .*out_proj"):
         add_lora(make_model("mamba"), Lora())
     add_lora(make_model("mamba"), Lora(targets=["in_proj", "x_proj"]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_factors_that_are_cast_once_give_the_same_numbers(name, dtype):
+    model = adapted(name, dropout=0.3)
+    model.module.to(dtype)
+    for parameter_name, parameter in model.trainable():
+        if "lora_" in parameter_name:
+            parameter.data = parameter.data.float()
+    use_fast_forward(model.module)
+    model.module.eval()
+    ids = torch.tensor([[3, 4, 5, 6]])
+    model.causal.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        expected = model.module(input_ids=ids).logits
+        with cast_once(model.module, dtype):
+            assert torch.equal(model.module(input_ids=ids).logits, expected)
+        with torch.no_grad():
+            for parameter_name, parameter in model.trainable():
+                if "lora_B" in parameter_name:
+                    parameter.zero_()
+        assert not torch.equal(model.module(input_ids=ids).logits, expected), "it is over"

@@ -183,3 +183,12 @@ def test_what_may_still_change_is_held_back():
     assert settled("caf\ufffd", ()) == "caf"
     assert settled("one STO", ("STOP", "Q:")) == "one"
     assert settled("one STO ", ("STOP",)) == "one STO"
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_nothing_is_drawn_from_what_is_not_finite(broken, temperature):
+    logits_BV = torch.zeros(2, 40)
+    logits_BV[1, 17] = broken
+    with pytest.raises(UserError, match="not finite"):
+        choose(logits_BV, settings(temperature=temperature), torch.zeros(2, dtype=torch.float64))

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from hone.recipe.preference import LOSS_FACTS
+
 pytestmark = pytest.mark.quick
 
 ROOT = Path(__file__).parents[1]
@@ -29,3 +31,17 @@ def test_the_page_of_faults_names_tests_that_there_are() -> None:
         names = re.findall(r"`([\w/]+(?:\.py|/))`", last_cell)
         assert names, line
         assert all((ROOT / "tests" / name).exists() for name in names), line
+
+
+def test_the_page_of_recipes_lists_the_losses_as_they_are() -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    section = text.partition("## Preference stages")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    expected = []
+    for name, facts in LOSS_FACTS.items():
+        words = [f"`{parameter}` {value:g}" for parameter, value in facts.parameters.items()]
+        reference = "yes" if facts.needs_reference else "no"
+        expected.append(
+            f"| `{name}` | {facts.paper} | {', '.join(words) or 'none'} | {reference} |"
+        )
+    assert rows == expected

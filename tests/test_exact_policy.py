@@ -147,10 +147,9 @@ def moments(run: Path, draw: random.Random) -> Iterator[tuple[str, Callable[[], 
 
     yield "another stage", stages(2)
     yield "held-out tasks", scoring
-    yield "scoring", whole(1)
+    yield "another step", whole(1)
     yield "scoring", scoring
     yield "a step", whole(draw.randint(1, 3))
-    yield "scoring", scoring
     yield "any moment", after(draw.uniform(2, 6))
 
 

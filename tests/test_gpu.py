@@ -8,7 +8,10 @@ import copy
 import pytest
 import torch
 
+from hone.device import make_deterministic
+from hone.sampler import SamplingSettings, make_sampler
 from tests.test_models import distance, engine_loss, gradients, joined, plain_loss
+from tests.test_sampler import make_requests
 from tests.tiny import FOREST, make_model, random_samples, random_trees
 from tests.workbench import NEW_MODEL, fingerprint, hone, kill, start, write_data
 
@@ -34,6 +37,30 @@ def test_flex_attention_gives_the_gradients_of_plain_forwards(name, trees):
     engine_loss(on_gpu, samples)
     found = {key: value.cpu() for key, value in gradients(on_gpu.module).items()}
     assert distance(found, wanted) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2"])
+def test_sampling_on_cuda_gives_the_tokens_of_the_cpu(name):
+    module = make_model(name)
+    requests = make_requests(2)
+    expected = sample(joined(copy.deepcopy(module)), requests)
+    make_deterministic(torch.device("cuda"))  # as in training
+    try:
+        found = sample(joined(module.cuda()), requests)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert found == expected
+
+
+def sample(model, requests) -> list[list[list[int]]]:
+    """Greedy and drawn completions of each request."""
+    sampler = make_sampler(model, [5], sequences_at_once=5)
+    both = (SamplingSettings(12, temperature=0.0), SamplingSettings(12, top_p=0.9, min_p=0.01))
+    return [
+        [completion.ids for completion in completions]
+        for settings in both
+        for _, completions in sorted(sampler.sample(requests, settings), key=lambda one: one[0])
+    ]
 
 
 def test_a_run_on_cuda_resumes_to_the_same_bytes(tmp_path):

@@ -22,7 +22,11 @@ pytestmark = pytest.mark.e2e
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 MODEL = "HuggingFaceTB/SmolLM2-135M"
-FOR_OWN_DATA = {"full.yaml": ["pretrain", "sft"], "instructions.yaml": ["sft"]}
+FOR_OWN_DATA = {
+    "full.yaml": ["pretrain", "sft"],
+    "instructions.yaml": ["sft"],
+    "dpo.yaml": ["sft", "dpo"],
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,7 +56,7 @@ def model_in_the_cache() -> None:
 
 def test_every_recipe_is_tested() -> None:
     names = {path.name for path in RECIPES.glob("*.yaml")}
-    assert names == {"quickstart.yaml", *FOR_OWN_DATA}
+    assert names == {"quickstart.yaml", "grpo.yaml", *FOR_OWN_DATA}
 
 
 @pytest.mark.parametrize("name", FOR_OWN_DATA)
@@ -73,6 +77,21 @@ def test_a_recipe_for_own_data(name: str, tmp_path: Path) -> None:
     if name == "instructions.yaml":
         adapter = json.loads((stage / "model" / "adapter_config.json").read_text())
         assert adapter["base_model_name_or_path"] == MODEL
+
+
+def test_the_recipe_for_reinforcement(tmp_path: Path) -> None:
+    """On the tiny model, with fewer steps; what it answers is worth nothing, and is told."""
+    recipe = str(RECIPES / "grpo.yaml")
+    few = (f"model={MODEL}", "grpo.steps=2", "grpo.batch.samples=2", "grpo.evaluation.samples=4")
+    checked = hone(tmp_path, "check", recipe, *few)
+    assert "1,000 tasks, 4 held out" in checked
+    assert "1,004 of 1,004 gold answers were scored, all with full marks" in checked
+    hone(tmp_path, "run", recipe, *few, "--name", "first")
+    rows = read_metrics(tmp_path / "runs/first/stages/1-grpo/metrics.jsonl")
+    last = next(row for row in rows if row["step"] == 2)
+    assert {"reward/correct", "reward/format", "reward/brief", "kl"} <= set(last)
+    told = json.loads(hone(tmp_path, "rollouts", "first", "--step", "2", "--json"))
+    assert len(told) == 2 * 8 and set(told[0]["rewards"]) == {"correct", "format", "brief"}
 
 
 def test_the_quickstart_recipe(tmp_path: Path) -> None:

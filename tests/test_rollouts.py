@@ -1,6 +1,7 @@
 """Groups are sampled, scored, credited and kept; failures, cut-off answers and equal rewards."""
 
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -24,6 +25,7 @@ from hone.records import Task
 from hone.rewards.pool import Scorer
 from hone.rollouts import Player, Question, other_questions, to_samples
 from hone.training import Training
+from tests.test_signals import run_script
 from tests.tiny import make_model
 
 REWARDS = """
@@ -312,3 +314,35 @@ def test_memory_that_does_not_suffice_for_so_many(make: Make) -> None:
     assert len(expected) == len(rollouts) == 12
     with pytest.raises(UserError, match="not even one completion can be sampled"):
         player.sample_fewer(2, 1, "no memory")
+
+
+def test_a_stop_never_leaves_the_weights_of_the_start_in_place() -> None:
+    """What a stop saves are the weights that are trained."""
+    code, lines, _ = run_script(
+        """
+        import torch
+        from hone.frozen_start import FrozenStart
+
+        class Model:
+            device = torch.device("cpu")
+            weight = torch.nn.Parameter(torch.ones(1))
+
+            def trainable(self):
+                return [("weight", self.weight)]
+
+        start = FrozenStart(Model(), {"weight": torch.zeros(1)})
+        try:
+            with start.in_place():
+                ready()
+                end = time.monotonic() + 0.5
+                while time.monotonic() < end:
+                    pass
+                say(f"there {Model.weight.item():.0f}")
+                signals.check_stop()
+                say("went on")
+        except signals.StopRequested:
+            say(f"back {Model.weight.item():.0f}")
+        """,
+        signal.SIGTERM,
+    )
+    assert (code, lines) == (0, ["there 0", "back 1"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hone.recipe.training import BatchSize
-from hone.seeds import Mixture, Order, apportion, derive_seed, shuffle
+from hone.seeds import Mixture, Order, apportion, derive_seed, shuffle, uniforms
 
 pytestmark = pytest.mark.quick
 
@@ -134,3 +134,12 @@ def test_steps_of_a_mixture_can_be_asked_for_in_any_order(batch: BatchSize) -> N
     for step in (last, 3, last // 2):
         assert Order(LENGTHS, batch, 1, 0, mixture).samples_of(step).tolist() == steps[step - 1]
     assert order.epoch_of(last) == 3.0
+
+
+def test_uniform_numbers_are_a_function_of_parts_and_place() -> None:
+    numbers = uniforms(10_000, 0, "sample", 3)
+    assert numbers.tolist()[:5] == uniforms(5, 0, "sample", 3).tolist()
+    assert numbers.tolist()[:5] != uniforms(5, 0, "sample", 4).tolist()
+    assert 0 <= numbers.min() < 0.001 and 0.999 < numbers.max() < 1
+    assert abs(numbers.mean() - 0.5) < 4 * (1 / 12 / 10_000) ** 0.5  # four standard errors
+    assert len(uniforms(0, 1)) == 0

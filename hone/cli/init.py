@@ -42,7 +42,9 @@ def init(
     ] = None,
     stage: Annotated[
         str | None,
-        typer.Option("--stage", metavar="METHOD", help="sft or pretrain; else as the data are."),
+        typer.Option(
+            "--stage", metavar="METHOD", help="sft, dpo or pretrain; else as the data are."
+        ),
     ] = None,
     profile: Annotated[
         str | None,
@@ -85,7 +87,7 @@ def init(
     model = model or _prompt("Base model (folder or Hub id)", None, model_fault)
     data = data or _prompt("Data (file, folder or Hub id)", None, data_fault)
     found = look(model, data)
-    method = stage or _answer("Stage (sft or pretrain)", found.method, ask, method_fault)
+    method = stage or _answer("Stage (sft, dpo or pretrain)", found.method, ask, method_fault)
     if profile is None:
         words, suggested = "Profile (a name, a file or none)", found.profile(method)
         profile = _answer(words, suggested, ask and method == "sft", profile_fault)
@@ -93,7 +95,7 @@ def init(
         words = "Share of the data that is held out for evaluation"
         share = float(_answer(words, str(SHARE), ask, share_fault))
     folder = file.absolute().parent
-    settings = _settings(_in_recipe(data, folder), share, epochs, steps)
+    settings = _settings(_in_recipe(data, folder), share, epochs, steps) | found.settings(method)
     if profile != NO_PROFILE:
         settings = {"profile": _profile_in_recipe(profile, folder), **settings}
         if found.has_template:

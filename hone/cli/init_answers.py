@@ -12,7 +12,7 @@ from typing import Any
 
 from hone.errors import UserError, nearest
 
-METHODS = ("sft", "pretrain")
+METHODS = ("sft", "dpo", "pretrain")  # those that learn from the rows of a file
 PROFILES = {
     "messages": "chat",
     "conversations": "chat",
@@ -33,7 +33,12 @@ class Found:
     @property
     def method(self) -> str:
         """The stage that fits the data."""
-        return "pretrain" if self.format == "text" else "sft"
+        fitting = {"text": "pretrain", "preference": "dpo", "unpaired": "dpo"}
+        return fitting.get(self.format or "", "sft")
+
+    def settings(self, method: str) -> dict[str, Any]:
+        """What the stage has to say so that it can learn from such rows."""
+        return {"loss": "kto"} if (method, self.format) == ("dpo", "unpaired") else {}
 
     def profile(self, method: str) -> str:
         """The profile that fits the data."""
@@ -49,8 +54,13 @@ def method_fault(text: str) -> str | None:
     """Of a stage's method."""
     if text in METHODS:
         return None
+    if text == "grpo":
+        return (
+            "a grpo stage learns from tasks, not from rows; begin with a copy of recipes/grpo.yaml"
+        )
     close = nearest(text, METHODS)
-    return f'found "{text}"; ' + (f'did you mean "{close}"?' if close else "expected sft, pretrain")
+    meant = f'did you mean "{close}"?' if close else f"expected {', '.join(METHODS)}"
+    return f'found "{text}"; {meant}'
 
 
 def share_fault(text: str) -> str | None:
@@ -110,7 +120,7 @@ def format_of(data: str) -> str | None:
     try:
         row = next(open_source(data).rows(), None)
         if isinstance(row, Row):
-            found: str = recognise(list(row.values), Data(path=data)).format
+            found: str = recognise(list(row.values), Data(path=data), None).format
             note(f"the rows of {data} are read as `{found}`")
             return found
         note(f"{data}: {row.message if row else 'there are no rows'}")

@@ -9,10 +9,12 @@ from hone.cli.output import duration, number, print_json, print_table
 if TYPE_CHECKING:
     from hone.runs import Run
 
-HEADING = ("STAGE", "STEPS", "LOSS", "EVALUATION LOSS", "TOKENS", "TIME")
+HEADING = ("STAGE", "STEPS", "LOSS", "HELD OUT", "TOKENS", "TIME")
 
 # What a stage is summarised by, where the recipe has it.
 TOLD = ("data", "environment", "adapter", "batch", "epochs", "steps", "learning_rate", "schedule")
+
+MEASURES = ("loss", "accuracy", "reward")  # of held-out samples, or tasks
 
 MOST_WARNINGS = 5
 
@@ -61,10 +63,10 @@ def _stage(folder: Path) -> dict[str, Any]:
     return {
         "stage": folder.name,
         "steps": training[-1]["step"] if training else 0,
-        "loss": _first_and_last(training),
-        "evaluation_loss": _first_and_last(evaluation),
-        "skipped_steps": sum(row.get("skipped", 0) for row in training if row["samples"]),
-        "empty_steps": sum(row["samples"] == 0 for row in training),
+        "loss": _first_and_last(training, "loss"),
+        **{f"evaluation_{name}": _first_and_last(evaluation, name) for name in MEASURES},
+        "skipped_steps": sum(row.get("skipped", 0) for row in training if row.get("samples") != 0),
+        "empty_steps": sum(row.get("samples") == 0 for row in training),
         "tokens": sum(row.get("tokens", 0) for row in training),
         "step_time_s": sum(row.get("step_s", 0.0) for row in training),
         "metrics": str(folder / "metrics.jsonl") if rows else None,
@@ -72,9 +74,9 @@ def _stage(folder: Path) -> dict[str, Any]:
     }
 
 
-def _first_and_last(rows: list[dict[str, Any]]) -> list[float]:
-    losses = [row["loss"] for row in rows if row.get("loss") is not None]
-    return [losses[0], losses[-1]] if losses else []
+def _first_and_last(rows: list[dict[str, Any]], name: str) -> list[float]:
+    found = [row[name] for row in rows if row.get(name) is not None]
+    return [found[0], found[-1]] if found else []
 
 
 def _print(described: dict[str, Any], run: "Run") -> None:
@@ -131,8 +133,8 @@ def _inline(value: Any) -> str:
     for key in ("path", "architecture"):
         if key in value:
             return str(value[key])
-    given = [f"{item}" if key == "type" else f"{key} {item}" for key, item in value.items() if item]
-    return " ".join(given)
+    given = [f"{key} {_inline(item)}" for key, item in value.items() if item and key != "type"]
+    return " ".join([value["type"], *given] if "type" in value else given)
 
 
 def _cells(stage: dict[str, Any]) -> tuple[str, ...]:
@@ -140,10 +142,19 @@ def _cells(stage: dict[str, Any]) -> tuple[str, ...]:
         stage["stage"],
         number(stage["steps"]),
         " -> ".join(map(number, stage["loss"])) or "-",
-        " -> ".join(map(number, stage["evaluation_loss"])) or "-",
+        _held_out(stage),
         number(stage["tokens"]),
         duration(stage["step_time_s"]),
     )
+
+
+def _held_out(stage: dict[str, Any]) -> str:
+    """The measures of held-out samples, at first and at last."""
+    measured = {name: stage[f"evaluation_{name}"] for name in MEASURES}
+    told = [
+        f"{name} {' -> '.join(map(number, found))}" for name, found in measured.items() if found
+    ]
+    return ", ".join(told) or "-"
 
 
 def _print_files(described: dict[str, Any], run: "Run") -> None:

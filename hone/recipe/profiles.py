@@ -175,6 +175,20 @@ def _profile_of(given: dict[str, Any], origins: Origins, path: KeyPath, recipe: 
         raise UserError(error.message.replace(str(file), written)) from None
 
 
+def _complete(stage: dict[str, Any], method: str) -> None:
+    """Gives a profile what only a stage names: data, or where tasks and rewards come from."""
+    evaluation = stage.get("evaluation")
+    of_data = isinstance(evaluation, dict) and evaluation.keys() & {"share", "data"}
+    if method == "grpo" and "data" not in stage and not of_data:
+        stage.setdefault("environment", {"type": "arithmetic"})
+        return
+    if method == "grpo":
+        stage.setdefault("rewards", [{"function": "reward.py:reward"}])
+    data = stage.setdefault("data", {})
+    if isinstance(data, dict):
+        data.setdefault("path", "-")
+
+
 def _check(settings: dict[str, Any], origins: Origins, path: KeyPath, start: Origin) -> list[Fault]:
     """All that is wrong with a profile by itself; shorthands are spelt out in `settings`.
 
@@ -188,9 +202,7 @@ def _check(settings: dict[str, Any], origins: Origins, path: KeyPath, start: Ori
     stage: dict[str, Any] = value_at(path, judged)
     for key in _of_other_methods(settings, method):
         del stage[key]
-    data = stage.setdefault("data", {})
-    if isinstance(data, dict):
-        data.setdefault("path", "-")
+    _complete(stage, method)
     expanded, unset = expand(judged, {(): start} | origins)
     wrong = {fault.path: fault.message for fault in unset}
     wrong |= {key: text for key, text in validate(expanded, judged)[1].items() if key not in wrong}

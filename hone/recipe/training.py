@@ -290,7 +290,7 @@ class DataStage(TrainingStage):
     batch: BatchSize = BatchSize(samples=16)
     """The size of one optimizer step. How it is cut to fit the memory never changes its result."""
     max_tokens: PositiveInt = 2048
-    """The longest sample, in tokens."""
+    """The longest sample, in tokens; of answers to compare, the prompt with one of them."""
     overlong: Literal["keep_start", "keep_end", "drop", "split"] = "keep_start"
     """What happens to longer samples; `split` makes several (of conversations, between turns)."""
 

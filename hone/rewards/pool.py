@@ -39,6 +39,17 @@ def weights_of(sources: Sequence[RewardSource]) -> dict[str, float]:
     return weights
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Raises UserError for two rewards of one name."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"two rewards are called `{twice[0]}`; expected names that differ",
+            hint=f"name one of them: rewards: [{{function: ..., name: {twice[0]}_2}}]",
+            exit_code=2,
+        )
+
+
 class Scorer:
     """A pool of processes that score groups; a context manager.
 
@@ -105,13 +116,7 @@ class Scorer:
         except OSError as error:
             raise UserError(f"no process for the rewards: {error.strerror}") from error
         names = [name for each in of_sources for name in each]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise UserError(
-                f"two rewards are called `{twice[0]}`; expected names that differ",
-                hint=f"name one of them: rewards: [{{function: ..., name: {twice[0]}_2}}]",
-                exit_code=2,
-            )
+        check_names(names)
         for lane in self._lanes:
             lane.names = of_sources
         return names

@@ -13,6 +13,7 @@ from typing import cast
 
 import torch
 from rich.console import Console
+from torch import nn
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from hone.credit import make_credit
@@ -31,7 +32,7 @@ from hone.rollouts import Player, to_samples
 from hone.runs import Run
 from hone.stages.progress import StageProgress
 from hone.stages.start import Start
-from hone.stages.tasks import Tasks, code_files, data_files, open_tasks
+from hone.stages.tasks import Tasks, check_metric, code_files, data_files, open_tasks
 from hone.stages.work import StageWork
 from hone.training import Training
 
@@ -97,7 +98,12 @@ class PolicyStage(StageWork[Tasks]):
             seed=self.recipe.seed,
             log=self.folder / "rewards.txt",
         )
-        self.check_metric(self.held.enter_context(scorer))
+        check_metric(settings, self.held.enter_context(scorer).names)
+        if turn_off_dropout(model.causal):
+            progress.say(
+                f"{self.title}: dropout is off, because what is sampled and what is trained must "
+                "be the same model"
+            )
         model.head = replace(model.head, temperature=settings.temperature)
         environment = material.environment
         player = Player(
@@ -138,19 +144,20 @@ class PolicyStage(StageWork[Tasks]):
             player.sampling_s = player.scoring_s = 0.0
         return to_samples(self.rollouts[1])
 
-    def check_metric(self, scorer: Scorer) -> None:
-        """Raises UserError where early stopping watches what there will not be."""
-        evaluation = self.policy.evaluation
-        if evaluation is None or evaluation.early_stopping is None:
-            return
-        metric, known = evaluation.early_stopping.metric, ["reward"]
-        known += [f"reward/{name}" for name in scorer.names]
-        if metric not in known:
-            raise UserError(
-                f"`evaluation.early_stopping.metric` is `{metric}`; expected one of "
-                f"{', '.join(known)}",
-                exit_code=2,
-            )
+
+def turn_off_dropout(module: nn.Module) -> bool:
+    """Leave all dropout out, that of adapters included; returns whether there was any.
+
+    transformers keeps it in modules of its own, or as a number of the layer.
+    """
+    found = False
+    for part in module.modules():
+        names = ["p"] if isinstance(part, nn.Dropout) else [n for n in vars(part) if "dropout" in n]
+        for name in names:
+            if isinstance(share := getattr(part, name), float):
+                found |= share > 0
+                setattr(part, name, 0.0)
+    return found
 
 
 class GapBound:

@@ -4,6 +4,7 @@ The reference is the policy as the stage begins. Before step 1 its log-probabili
 that the plan visits are computed and kept (reference.py); afterwards they travel with the tokens.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import cast
@@ -56,7 +57,7 @@ class PreferenceStage(SupervisedStage):
                 return mixed.sample(number - first)
             return visited.sample(number)
 
-        reference = Reference(self.folder / REFERENCE, count, sample_of)
+        reference = Reference(self.folder / REFERENCE, count, sample_of, describe_source(material))
         with progress.beside(f"{self.title} reference", count) as advance:
             reference.compute(training, advance)
         progress.say(
@@ -86,6 +87,16 @@ def describe_losses(settings: Dpo) -> str:
         times = f"{weight:g} x " if len(settings.losses) > 1 else ""
         words.append(f"{times}{name} ({LOSS_FACTS[name].paper}{told})")
     return f"loss {' + '.join(words)}"
+
+
+def describe_source(material: StageData) -> str:
+    """What the samples of a stage's plan are told from others by, as JSON: they follow from it and
+    from what never changes in a run.
+    """
+    keys = [
+        [each.key for each in part.prepared.sets] for part in (material.training, material.held_out)
+    ]
+    return json.dumps({"training": keys[0], "held_out": keys[1], "steps": material.total_steps})
 
 
 class Visited:

@@ -24,16 +24,23 @@ from hone.records import Sample, Segment
 from hone.training import EVALUATION, Training
 
 REFERENCE = "reference"  # the folder, and the constant's name
+SOURCE = "source.json"
 PART = 256  # samples; no more than so many are computed again after a kill
 
 
 class Reference:
-    """The log-probabilities, in `folder`, of `count` samples, which `sample_of` gives by number."""
+    """The log-probabilities, in `folder`, of `count` samples, which `sample_of` gives by number.
 
-    def __init__(self, folder: Path, count: int, sample_of: Callable[[int], Sample]) -> None:
+    source: what tells these samples from others, in one line.
+    """
+
+    def __init__(
+        self, folder: Path, count: int, sample_of: Callable[[int], Sample], source: str
+    ) -> None:
         self.folder = folder
         self.count = count
         self.sample_of = sample_of
+        self.source = source
         self.num_parts = -(-count // PART)
         self.read_part = lru_cache(maxsize=None)(self._read_part)
 
@@ -47,20 +54,28 @@ class Reference:
         Raises UserError where the weights are not those that the stage began with, and where the
         disk is full.
         """
-        faults = {part: find_fault(self.part_folder(part)) for part in range(self.num_parts)}
+        faults = {part: self.find_fault(part) for part in range(self.num_parts)}
         missing = [part for part, fault in faults.items() if fault is not None]
         broken = [part for part in missing if self.part_folder(part).exists()]
         if missing and find_newest(training.checkpoints)[0] is not None:
             raise self._lost(training, missing[0], faults[missing[0]])
         for part in broken:
             place = f"{self.folder.name}/{self.part_folder(part).name}"
-            training.warn(f"{place} is broken ({faults[part]}): it is computed again")
+            training.warn(f"{place} cannot be used, {faults[part]}: it is computed again")
         done = self.count - sum(len(self._numbers(part)) for part in missing)
         for part in missing:
             advance(done)
             self._compute_part(training, part)
             done += len(self._numbers(part))
         advance(done)
+
+    def find_fault(self, part: int) -> str | None:
+        """Why a part is not what it should be, or None."""
+        folder = self.part_folder(part)
+        fault = find_fault(folder)
+        if fault is None and (folder / SOURCE).read_text() != self.source:
+            return "it is of other data"
+        return fault
 
     def put(self, samples: Sequence[Sample], numbers: Iterable[int]) -> list[Sample]:
         """The samples, which have these numbers, with the constant "reference" on their tokens."""
@@ -92,6 +107,7 @@ class Reference:
         def write(folder: Path) -> None:
             np.save(folder / "values.npy", np.concatenate(values))
             np.save(folder / "borders.npy", borders)
+            (folder / SOURCE).write_text(self.source)
 
         try:
             write_making_room(
@@ -119,7 +135,7 @@ class Reference:
 
     def _lost(self, training: Training, part: int, fault: str | None) -> UserError:
         return UserError(
-            f"{self.part_folder(part)} is not whole ({fault}), and the stage has gone on from the "
+            f"{self.part_folder(part)} cannot be used, {fault}; and the stage has gone on from the "
             "weights that it was computed with",
             hint=f"delete {training.folder}, then `hone resume`: the stage begins anew",
         )

@@ -351,8 +351,8 @@ def check_tasks(loaded: LoadedRecipe, index: int, rows: int | None) -> list[str]
     tasks, _ = stage_tasks(loaded, index)
     if rows is not None:
         tasks.check(rows)
-    check_code(tasks.settings)
-    lines = [*tasks.describe(), f"{tasks.total_steps:,} steps", *check_gold_answers(tasks)]
+    rewards = f"rewards: {', '.join(check_code(tasks))}; {tasks.total_steps:,} steps"
+    lines = [*tasks.describe(), rewards, *check_gold_answers(tasks)]
     return [*lines, *filter(None, [describe_cut_warmup(tasks.settings, tasks.total_steps)])]
 
 

@@ -29,7 +29,8 @@ from hone.recipe.policy import Grpo, Prompts
 from hone.recipe.rewards import Custom, FromFile, TaskFile
 from hone.recipe.training import BatchSize
 from hone.records import Sample, Task
-from hone.rewards.functions import load_reward
+from hone.rewards.functions import load_reward, name_of
+from hone.rewards.pool import check_names
 from hone.rollouts import Question, other_questions
 from hone.sampling import Rendering
 from hone.seeds import Order, shuffle
@@ -103,10 +104,10 @@ class Tasks:
     def describe(self) -> list[str]:
         """Tasks, prompts and what was left out of them, line by line."""
         lengths = [len(question.ids) for question in self.questions]
-        steps = self.settings.batch.samples * self.settings.group
+        count = self.settings.batch.samples * self.settings.group
         lines = [
             f"{len(lengths):,} tasks, {len(self.held_out.questions):,} held out, prompts of "
-            f"{min(lengths):,} to {max(lengths):,} tokens; {steps:,} completions for each "
+            f"{min(lengths):,} to {max(lengths):,} tokens; {count:,} completions for each "
             f"{_updates(self.settings.updates)}"
         ]
         if dropped := self.training.too_long + self.held_out.too_long:
@@ -239,12 +240,32 @@ def code_files(settings: Grpo) -> list[Path]:
     return sorted({own_file(name) for name in names})
 
 
-def check_code(settings: Grpo) -> None:
-    """Raises UserError for a function of the person's own that cannot be imported."""
+def check_code(tasks: Tasks) -> list[str]:
+    """The names of all rewards. Raises UserError for a function of the person's own that cannot be
+    imported, for two rewards of one name, and for early stopping by one that there is not.
+    """
+    settings = tasks.settings
     for reward in settings.rewards:
         load_reward(reward)
+    names = list(tasks.environment.full_marks) if tasks.environment else []
+    names += [name_of(reward) for reward in settings.rewards]
+    check_names(names)
+    check_metric(settings, names)
     make_credit(settings.credit)
     make_policy_loss(settings.loss, PolicySettings(settings.clip, None, settings.beta, 1))
+    return names
+
+
+def check_metric(settings: Grpo, names: Sequence[str]) -> None:
+    """Raises UserError where early stopping watches what there will not be. names: of rewards."""
+    stopping = settings.evaluation.early_stopping if settings.evaluation else None
+    known = ["reward", *(f"reward/{name}" for name in names)]
+    if stopping and stopping.metric not in known:
+        raise UserError(
+            f"`evaluation.early_stopping.metric` is `{stopping.metric}`; expected one of "
+            f"{', '.join(known)}",
+            exit_code=2,
+        )
 
 
 def check_gold_answers(tasks: Tasks) -> list[str]:

@@ -27,6 +27,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "texts": {"text": "a"},
         "tasks": {"instruction": "a", "output": "b"},
         "shared": {"conversations": [{"from": "human", "value": "a"}]},
+        "better": {"prompt": "a", "chosen": "b", "rejected": "c"},
+        "judged": {"prompt": "a", "completion": "b", "label": True},
         "odd": {"foo": 1},
     }
     for name, row in rows.items():
@@ -50,6 +52,7 @@ def made(*flags: str, file: str = "recipe.yaml") -> LoadedRecipe:
 
 
 MODEL = ("--model", "acme/base")
+PREFERENCES = ("better", "judged")
 
 
 @pytest.mark.parametrize(
@@ -61,6 +64,8 @@ MODEL = ("--model", "acme/base")
         ("acme/rows", "sft", None),
         ("tasks.jsonl", "sft", "instruction"),
         ("shared.jsonl", "sft", "chat"),
+        ("better.jsonl", "dpo", None),
+        ("judged.jsonl", "dpo", None),
     ],
 )
 def test_stage_and_profile_are_those_that_fit_the_data(
@@ -72,6 +77,11 @@ def test_stage_and_profile_are_those_that_fit_the_data(
     assert settings.profile == profile
     assert settings.data.path == (str(here / data) if "/" not in data else data)
     assert settings.evaluation is not None and settings.evaluation.share == 0.05
+
+
+def test_the_loss_is_one_that_the_rows_can_have(here: Path) -> None:
+    losses = [made(*MODEL, "--data", f"{name}.jsonl", file=f"{name}.yaml") for name in PREFERENCES]
+    assert [each.recipe.stages[0].settings.loss for each in losses] == ["sigmoid", "kto"]
 
 
 def test_flags_win_over_what_the_data_suggest(here: Path) -> None:
@@ -152,6 +162,7 @@ def test_rows_that_are_not_recognised_are_told(
         (["--model", "./gone", "--data", "chats.jsonl"], '"./gone" does not exist'),
         (["--model", ".", "--data", "chats.jsonl"], '"." has no config.json'),
         ([*MODEL, "--data", "chats.jsonl", "--stage", "stf"], 'did you mean "sft"?'),
+        ([*MODEL, "--data", "chats.jsonl", "--stage", "grpo"], "recipes/grpo.yaml"),
         ([*MODEL, "--data", "chats.jsonl", "--profile", "caht"], 'did you mean "chat"?'),
         ([*MODEL, "--data", "chats.jsonl", "--evaluation-share", "1"], "below 1"),
         ([*MODEL, "--data", "chats.jsonl", "--steps", "0"], "steps: expected a whole number"),

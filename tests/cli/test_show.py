@@ -86,7 +86,8 @@ def test_show_tells_what_happened_and_what_to_type(
     assert "2 sft  data chat.jsonl, adapter lora rank 8 alpha 32.0 targets all" in text
     row = next(line for line in text.splitlines() if line.startswith("1-pretrain"))
     assert row.split() == [
-        *("1-pretrain", "2", "4", "->", "3", "9", "->", "8.5", "2,000", "1", "min")
+        *("1-pretrain", "2", "4", "->", "3"),
+        *("loss", "9", "->", "8.5", "2,000", "1", "min"),
     ]
     assert str(run.stage_folder(0, "pretrain") / "model") in text
     assert f"go on: hone resume {run.reference}" in text

@@ -263,19 +263,19 @@ def test_what_stands_there_twice_is_found(tmp_path: Path) -> None:
         pair("Hello", " a", " b"),
         pair("Hello", " b", " a"),
         pair("Hello", " a", " b"),
-        pair("Paris", "a<|endoftext|>", "a"),
-        pair("Paris", "a", "a<|endoftext|>b"),
+        pair("Paris", " a", " a<|endoftext|> b"),
+        pair("Paris", " a<|endoftext|> a", " b"),
         pair("I am", " a", " b"),
         pair("there", " a", " b"),
     ]
     joined = Joined((run(tmp_path / "a.jsonl", rows),))
-    numbers = joined.sets[0].arrays["rows"].tolist()
-    training = np.array([numbers.index(n) for n in numbers if n <= 5 and n != 3])
-    held_out = np.array([numbers.index(n) for n in (3, 7)])
+    same = [np.concatenate(tokens) for tokens in tokens_of(joined.sets[0])[3:5]]
+    assert same[0].tolist() == same[1].tolist(), "only the border between the answers differs"
+    training, held_out = np.array([0, 1, 3, 4, 5]), np.array([2, 6])
     found = find_repeats(joined, training, joined, held_out)
     assert (found.repeated.count, found.trained.count, found.asked.count) == (0, 1, 1)
-    assert found.trained.pairs == ((numbers.index(3), numbers.index(1)),)
-    assert find_repeats(joined, np.arange(len(numbers)), joined, held_out[:0]).repeated.count == 1
+    assert found.trained.pairs == ((2, 0),)
+    assert find_repeats(joined, np.arange(7), joined, held_out[:0]).repeated.pairs == ((2, 0),)
     labelled = [{"prompt": "a", "completion": "b", "label": n < 1} for n in range(3)]
     joined = Joined((run(tmp_path / "b.jsonl", labelled, kind="unpaired"),))
     repeated = find_repeats(joined, np.arange(3), joined, np.arange(0)).repeated

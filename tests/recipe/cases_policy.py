@@ -6,6 +6,7 @@ outcome of a recipe whose name begins with `judged`, by way of the pool where it
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tests.recipe.cases import Case, case
 COMMON = (
     *("profile", "evaluation", "evaluation.share", "evaluation.every", "evaluation.before"),
     *("evaluation.samples", "batch.samples", "epochs", "steps", "learning_rate", "schedule"),
-    *("warmup", "warmup.steps", "warmup.at_most", "max_grad_norm", "precision", "layout"),
+    *("warmup", "warmup.steps", "warmup.at_most", "precision", "layout"),
     *("token_budget", "checkpoint.every", "checkpoint.keep", "checkpoint.keep_every"),
 )
 ARITHMETIC = "environment: {type: arithmetic, digits: 1, train_tasks: 8, evaluation_tasks: 4}"
@@ -65,17 +66,32 @@ STAGE = {
     ),
     "evaluation.early_stopping.metric": case(
         "evaluation.early_stopping.metric=reward/short",
-        start=(*WATCHED, f"rewards=[reward.py:low, {SHORT}]"),
-        differs="error",
+        start=(
+            *("steps=6", "evaluation.early_stopping={patience: 1}"),
+            "rewards=[reward.py:low, {function: reward.py:short, weight: -30.0}]",
+        ),
+        differs="metrics",
     ),
     "evaluation.early_stopping.patience": case(
         "evaluation.early_stopping.patience=2", start=WATCHED, differs="metrics"
     ),
     "evaluation.early_stopping.min_change": case(
-        "evaluation.early_stopping.min_change=0.0", start=WATCHED, differs="metrics"
+        "evaluation.early_stopping.min_change=0.0",
+        start=(
+            *("steps=8", "evaluation.temperature=1", "rewards=[reward.py:short]"),
+            "evaluation.early_stopping={patience: 2, min_change: 5.0}",
+        ),
+        differs="metrics",
     ),
     "evaluation.early_stopping.restore_best": case(
         "evaluation.early_stopping.restore_best=false", start=WATCHED, same="metrics checkpoints"
+    ),
+    "max_grad_norm": case("max_grad_norm=null", start="max_grad_norm=0.0001"),
+    "adapter.lora.dropout": case(
+        "adapter.dropout=0.5", start="adapter={type: lora}", differs="printed", same="weights"
+    ),
+    "adapter.qlora.dropout": case(
+        "adapter.dropout=0.5", start="adapter={type: qlora}", differs="printed", same="weights"
     ),
     "add_tokens": case("add_tokens=[comes]", differs="weights printed"),
     "gradient_checkpointing": case("gradient_checkpointing=true", differs="kept", same="weights"),
@@ -88,11 +104,11 @@ STAGE = {
         "template=chatml", "template=brackets.jinja", start="data=asked.jsonl", differs="weights"
     ),
     "group": case("group=4"),
-    "prompt_tokens": case("prompt_tokens=7", differs="weights printed"),
+    "prompt_tokens": case("prompt_tokens=45", start="data=asked.jsonl"),
     "completion_tokens": case("completion_tokens=4"),
     "temperature": case("temperature=0.5"),
     "stop": case("stop=[a, e, o]"),
-    "sequences_at_once": case("sequences_at_once=1", differs="batches", same=""),
+    "sequences_at_once": case("sequences_at_once=1", start="model=bloom"),
     "credit": case("credit=mean", "credit=leave_one_out", "credit=reward.py:best"),
     "loss": case(
         *(f"loss={name}" for name in ("dapo", "dr_grpo", "gspo", "cispo", "rloo")),
@@ -148,7 +164,7 @@ stages:
       data: rows.jsonl
       rewards: [reward.py:low]
       adapter: {type: full}
-      batch: {samples: 3}
+      batch: {samples: 2}
       group: 3
       completion_tokens: 6
       steps: 3
@@ -217,7 +233,7 @@ class Environment:
 
 # --- Cases of environments -----------------------------------------------------------------------
 
-FILE = "environment.data=tasks.jsonl"
+HUB = "environment.data.path=acme/tiny"
 
 JUDGED: dict[str, dict[str, Case]] = {
     "arithmetic": {
@@ -277,6 +293,16 @@ JUDGED: dict[str, dict[str, Case]] = {
         "weights": case("environment.weights={length: 3}", differs="totals", same="scores"),
     },
     "python": {
+        "data.split": case(
+            "environment.data.split=test",
+            start=(HUB, "environment.columns.tests=answer"),
+            differs="tasks",
+        ),
+        "evaluation.split": case(
+            "environment.evaluation.split=test",
+            start=("environment.evaluation={path: acme/tiny}", "environment.columns.tests=answer"),
+            differs="tasks",
+        ),
         "type": case("environment={type: answers, data: tasks.jsonl}", differs="scores"),
         "columns.prompt": case("environment.columns.prompt=question", differs="tasks"),
         "columns.tests": case("environment.columns.tests=other_tests", differs="scores"),
@@ -370,7 +396,8 @@ def write_files(folder: Path) -> None:
     for name, first in (("tasks", 0), ("more", 20)):
         rows = [make_row(n) for n in range(first, first + 8)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asked = [{"prompt": [{"role": "user", "content": f"What is after {n}?"}]} for n in range(12)]
+    words = (f"What is after {n}?" + " And then?" * (n % 3) for n in range(12))
+    asked = [{"prompt": [{"role": "user", "content": each}]} for each in words]
     (folder / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
 
 
@@ -394,9 +421,10 @@ def score(settings: Any, task: Task, answers: Sequence[str], pooled: bool) -> li
         with Scorer([settings], workers=1) as scorer:
             return list(scorer.submit(Group(task, list(answers), ids)).result())
     called = Called()
-    called.load([settings])
-    pairs = zip(answers, ids, strict=True)
-    return [Score(called.score(0, task, *pair, seed=0)["rewards"]) for pair in pairs]
+    with closing(called.loop):
+        called.load([settings])
+        pairs = zip(answers, ids, strict=True)
+        return [Score(called.score(0, task, *pair, seed=0)["rewards"]) for pair in pairs]
 
 
 def is_judged(recipe: str) -> bool:

@@ -830,7 +830,9 @@ def test_the_same_recipe_has_the_same_outcome(folder: Path, observe: Observe) ->
     """What differs in the tests above differs because of the field, not from run to run."""
     lora = ("sft.adapter={type: lora, dropout: 0.5}",)
     trackers = [("sft", (each,)) for each in (TENSORBOARD, WANDB, MLFLOW)]
-    for recipe, overrides in (("pretrain", ()), ("sft", ()), ("sft", lora), *trackers):
+    preferences = [("dpo", ()), ("dpo", ("dpo.loss=kto", "dpo.adapter={type: lora, dropout: 0.5}"))]
+    own = [("pretrain", ()), ("sft", ()), ("sft", lora), *preferences]
+    for recipe, overrides in (*own, *trackers):
         assert run_once(folder, recipe, overrides) == observe(recipe, overrides)
 
 

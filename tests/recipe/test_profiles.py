@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from hone.errors import UserError
 from hone.recipe.load import LoadedRecipe, load_recipe, load_resolved
+from hone.recipe.preference import Dpo
 from hone.recipe.profiles import FOLDER, apply_profiles, open_profile, profile_names
 from hone.recipe.training import AdamW, BatchSize, Full, Lora, WarmUp
 from tests.recipe.test_faults import faults
@@ -359,6 +360,26 @@ def test_adapter_settings_go_on_past_stages_without_adapters(tmp_path: Path) -> 
     assert loaded.origins["stages[3].sft.adapter.dropout"] == "default"
     again = load_resolved(json.loads(json.dumps(loaded.resolved)), tmp_path)
     assert again.recipe == loaded.recipe
+
+
+def test_a_preference_stage_takes_adapter_and_profile_as_others_do(tmp_path: Path) -> None:
+    """The profile wins over what is carried, key by key; its own losses are no concern of sft."""
+    recipe = STAGES.replace("  - sft: {data: chat.jsonl}\n", "  - dpo: {data: chat.jsonl}\n", 1)
+    settings = load(tmp_path, recipe=recipe).recipe.stages[2].settings
+    assert settings.trains == Lora(rank=4, alpha=8.0)
+    assert settings.learning_rate == 5e-5
+    own = "adapter: {alpha: 99}\nmax_tokens: 77\nloss: ipo\nbeta: 0.3\n"
+    settings = (
+        load(tmp_path, "dpo.profile=own.yaml", recipe=recipe, own=own).recipe.stages[2].settings
+    )
+    assert isinstance(settings, Dpo)
+    assert settings.trains == Lora(rank=4, alpha=99.0) and settings.max_tokens == 77
+    assert settings.parameters_of("ipo") == {"beta": 0.3}
+    message = "which a stage of the method sft does not have"
+    (fault,) = faults(write(tmp_path, recipe), "sft[0].profile=own.yaml")
+    assert "`loss`, `beta`" in fault and message in fault
+    for name in profile_names():
+        assert load(tmp_path, f"dpo.profile={name}", recipe=recipe).recipe.stages[2].dpo is not None
 
 
 def test_given_beats_profile_beats_carried_beats_default(tmp_path: Path) -> None:

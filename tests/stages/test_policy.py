@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from hone.cli.commands import invoke
 from hone.errors import UserError
 from hone.metrics import Row, read_metrics
 from hone.recipe.load import load_recipe
@@ -220,6 +221,13 @@ def test_check_says_what_there_is_and_what_is_wrong(folder: Path) -> None:
     assert f"note: stage 1 grpo: {told}" in findings(folder)
     (wrong,) = (each for each in findings(folder, "grpo.rewards=[reward.py:lo]") if "error" in each)
     assert "there is no `lo`" in wrong and "did you mean `low`?" in wrong
+    assert "note: stage 1 grpo: rewards: low; 4 steps" in findings(folder)
+    twice = "grpo.rewards=[reward.py:low, reward.py:low]"
+    (wrong,) = (each for each in findings(folder, twice) if "error" in each)
+    assert "two rewards are called `low`" in wrong
+    stopping = "grpo.evaluation={share: 0.2, early_stopping: {metric: reward/lo}}"
+    (wrong,) = (each for each in findings(folder, stopping) if "error" in each)
+    assert "is `reward/lo`; expected one of reward, reward/low" in wrong
     (wrong,) = (each for each in findings(folder, "grpo.prompt_tokens=2") if "error" in each)
     assert "no prompt of 25 has at most `prompt_tokens` 2 tokens" in wrong
     (folder / "open.jsonl").write_text(
@@ -227,6 +235,18 @@ def test_check_says_what_there_is_and_what_is_wrong(folder: Path) -> None:
     )
     (wrong,) = (each for each in findings(folder, "grpo.data=open.jsonl") if "error" in each)
     assert "open.jsonl:1: the last message of the prompt is of role `assistant`" in wrong
+
+
+def test_data_show_prints_prompts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["data", "show", str(folder / "recipe.yaml"), "--samples", "2", "--start", "1"]
+    assert invoke(words) == 0
+    printed = capsys.readouterr().out
+    assert "prompts.jsonl:2, 5 tokens" in printed and "0 plus 2 is" in printed
+    assert "0 plus 0 is" not in printed and "`hone rollouts RUN`" in printed
+    assert invoke([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [each["text"] for each in told["prompts"]] == ["0 plus 1 is", "0 plus 2 is"]
+    assert told["counts"] == {"tasks": 25, "held_out": 0}
 
 
 def test_check_scores_gold_answers(folder: Path) -> None:
@@ -249,3 +269,21 @@ def test_the_prompts_are_those_that_are_sampled_from(folder: Path) -> None:
         question = by_task[rollout.task]
         assert list(rollout.prompt_ids) == question.ids
         assert rollout.prompt == question.task.prompt == tokenizer.decode(question.ids)
+
+
+def test_the_dropout_of_a_model_does_not_part_training_from_sampling(folder: Path) -> None:
+    """Neither that of the configuration nor that of the adapter."""
+    config = "{n_embd: 32, n_layer: 2, n_head: 4, resid_pdrop: 0.3, attn_pdrop: 0.3}"
+    tokenizer = "{train_on: text.jsonl, vocabulary: 320}"
+    model = f"model={{architecture: gpt2, config: {config}, tokenizer: {tokenizer}}}"
+    run = make(folder, model, "grpo.precision=fp32", "grpo.steps=1", "grpo.adapter={dropout: 0.3}")
+    assert "dropout is off" in do(run)
+    (row,) = rows(run)
+    assert row["gap"] < 1e-4
+    assert row["ratio"] == pytest.approx(1, abs=1e-4)
+
+
+def test_weights_that_an_update_has_broken_are_told(folder: Path) -> None:
+    words = ("grpo.learning_rate=1e30", "grpo.optimizer=sgd", "grpo.max_grad_norm=null")
+    with pytest.raises(UserError, match="the model's probabilities are not finite"):
+        do(make(folder, *words))
