@@ -49,7 +49,7 @@ GRPO = Benchmark(
         *("steps", "spread"),
     ),
     rate="steps an hour",
-    sizes={"quick": (12, 4), "cpu": (40, 4), "cuda": (160, 4)},
+    sizes={"quick": (12, 4), "cpu": (24, 4), "cuda": (160, 4)},
     contenders=contenders,
     sampled=True,
 )

@@ -87,7 +87,7 @@ def choose(
     if settings.repetition_penalty != 1.0:
         scores_BV = penalise(logits_BV.to(wide), seen, settings.repetition_penalty)
     if settings.temperature == 0:
-        chosen_B = scores_BV.argmax(-1)
+        chosen_B = scores_BV.max(-1).indices  # argmax is slow in bf16
     elif settings.filtered:
         left_BV = keep_likely(scores_BV.to(wide), settings).softmax(-1)
         chosen_B = draw(left_BV, uniforms_B)

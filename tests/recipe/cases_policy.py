@@ -22,12 +22,10 @@ from tests.recipe.cases import Case, case
 
 # --- Cases of runs -------------------------------------------------------------------------------
 
-# Fields of all stages that show here as in every other one.
+# Fields that mean here what they mean in every stage, and are this stage's own.
 COMMON = (
-    *("profile", "evaluation", "evaluation.share", "evaluation.every", "evaluation.before"),
-    *("evaluation.samples", "batch.samples", "epochs", "steps", "learning_rate", "schedule"),
-    *("warmup", "warmup.steps", "warmup.at_most", "precision", "layout"),
-    *("token_budget", "checkpoint.every", "checkpoint.keep", "checkpoint.keep_every"),
+    *("evaluation", "evaluation.share", "evaluation.every", "evaluation.before"),
+    *("evaluation.samples", "batch.samples"),
 )
 ARITHMETIC = "environment: {type: arithmetic, digits: 1, train_tasks: 8, evaluation_tasks: 4}"
 ONE_STEP = f"grpo: {{{ARITHMETIC}, steps: 1, completion_tokens: 4}}"
@@ -366,14 +364,10 @@ CODE_ANSWERS = (
 )
 
 
-def all_cases(
-    stage: Mapping[str, Case], adapters: Mapping[str, Case]
-) -> Iterator[tuple[str, tuple[str, Case]]]:
-    """Path below `grpo` to (name of the recipe, case): those of all stages and of adapters, and the
-    own ones.
-    """
-    common = {path: each for path, each in stage.items() if path in COMMON or "optimizer" in path}
-    for path, each in {**common, **adapters, **STAGE}.items():
+def all_cases(stage: Mapping[str, Case]) -> Iterator[tuple[str, tuple[str, Case]]]:
+    """Path below `grpo` to (name of the recipe, case): those of other stages, and the own ones."""
+    common = {path: each for path, each in stage.items() if path in COMMON}
+    for path, each in {**common, **STAGE}.items():
         yield path, ("grpo", each)
     for name, cases in JUDGED.items():
         file = FROM_FILE if name in ("answers", "rules", "python") else {}

@@ -36,8 +36,8 @@ from hone.metrics import canonical_metrics
 from hone.models import read_quantised, read_weights, save_model
 from hone.recipe.load import load_recipe
 from hone.recipe.node import Node
-from hone.recipe.schema import STAGES, Recipe
-from hone.recipe.training import DataStage, Lora
+from hone.recipe.schema import STAGES, Recipe, Sft
+from hone.recipe.training import Lora
 from hone.runs import Run, create_run
 from hone.stages.run import prepare_stage, run_recipe
 from tests.recipe import cases_policy as policy
@@ -272,12 +272,7 @@ ADAPTERS = {
 }
 
 # What a method has besides, or where a field shows in another way.
-OWN = {
-    "sft": {**ADAPTERS, "train_on": case("train_on=all", differs="weights printed")},
-    "dpo": {**ADAPTERS, **preference.STAGE},
-}
-OWN_DATA = {"dpo": preference.DATA}
-WITH_DATA = [method for method, stage in STAGES.items() if issubclass(stage, DataStage)]
+SFT = {**STAGE, **ADAPTERS, "train_on": case("train_on=all", differs="weights printed")}
 
 
 def held_out(each: Case) -> Case:
@@ -300,17 +295,28 @@ def under(prefix: str, each: Case) -> Case:
 def all_cases() -> dict[str, tuple[str, Case]]:
     """Dotted path of a field to (name of the recipe, case with its overrides written out)."""
     cases = {path: ("sft", each) for path, each in TOP.items()}
-    for path, (recipe, each) in policy.all_cases(STAGE, ADAPTERS):
+    for path, (recipe, each) in policy.all_cases(STAGE):
         cases[f"grpo.{path}"] = (recipe, under("grpo", each))
-    for method in WITH_DATA:
-        for path, each in {**STAGE, **OWN.get(method, {})}.items():
+    for method, settings, data in (("sft", SFT, DATA), ("dpo", preference.STAGE, preference.DATA)):
+        for path, each in settings.items():
             cases[f"{method}.{path}"] = (method, under(method, each))
-        for path, each in OWN_DATA.get(method, DATA).items():
+        for path, each in data.items():
             place = f"{method}.data"
             cases[f"{place}.{path}"] = (method, under(place, each))
-            place = f"{method}.evaluation.data"
-            cases[f"{place}.{path}"] = (f"{method}-held-out", under(place, held_out(each)))
+    for path, each in DATA.items():
+        place = "sft.evaluation.data"
+        cases[f"{place}.{path}"] = ("sft-held-out", under(place, held_out(each)))
     return cases
+
+
+def is_shared(path: str) -> bool:
+    """True for a field that a method has in common with `sft`, where it has a case."""
+    method, _, rest = path.partition(".")
+    name = rest.split(".")[0]
+    if method not in STAGES or method == "sft" or name not in Sft.model_fields:
+        return False
+    own, usual = (stage.model_fields[name].annotation for stage in (STAGES[method], Sft))
+    return own == usual and f"sft.{rest}" in all_cases()
 
 
 # What goes beyond one field: settings that meet others, or those of the stage before.
@@ -481,7 +487,10 @@ def members_of(annotation: Any) -> Iterator[Any]:
 
 
 def test_the_table_has_exactly_the_fields_there_are() -> None:
-    assert sorted(all_cases()) == sorted(set(fields_of(Recipe)))
+    """What all methods have in common is the engine's: its cases are those of `sft`."""
+    fields, cases = set(fields_of(Recipe)), set(all_cases())
+    assert cases - fields == set()
+    assert {path for path in fields - cases if not is_shared(path)} == set()
 
 
 def test_the_walk_finds_what_stands_deep_in_a_union() -> None:
@@ -535,7 +544,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_hub_data(folder)
     write_stores(folder)
     policy.write_files(folder)
-    for method in WITH_DATA:
+    for method in ("pretrain", "sft", "dpo"):
         adapter = "      adapter: {type: full}\n"
         has_one = "adapter" in STAGES[method].model_fields
         recipe = RECIPE.replace("METHOD", method) + (adapter if has_one else "")
