@@ -62,15 +62,17 @@ def test_the_same_values_have_the_same_interval() -> None:
     ("answer", "expected", "right"),
     [
         (" Paris\n", "Paris", True),
-        ("The answer is Paris.", "Paris", True),
-        ("Maybe Paris", "Paris", True),
-        ("I think it is Washington, D.C.", "Washington, D.C.", True),
+        ("Paris. Happy to help!", "Paris", True),
+        ("Paris, I guess", "Paris", True),
+        ("Washington, D.C., I think", "Washington, D.C.", True),
         ("47+38=70+15=85", "85", True),
-        ("47+38=70+15=85. The answer is 86.", "85", False),
+        ("47+38=70+15=85. Happy to help!", "85", True),
+        ("47+38=70+15=75. Happy to help!", "85", False),
+        ("47+38=70+15=85..... Happy to help!", "85", False),
         ("paris", "Paris", False),
-        ("Not Paris", "Paris", False),
-        ("The answer is 185.", "85", False),
-        ("The answer is a b a b a.", "b a b a", False),
+        ("Not Paris, I guess", "Paris", False),
+        ("185. Happy to help!", "85", False),
+        ("a b a b a, I think", "b a b a", False),
         ("", "Paris", False),
     ],
 )
@@ -80,9 +82,9 @@ def test_what_an_answer_says_is_what_counts(answer: str, expected: str, right: b
 
 @pytest.mark.quick
 def test_well_formed_is_from_end_to_end() -> None:
-    assert is_well_formed("The answer is Paris.", FORMAT)
-    assert is_well_formed("1+2=3. The answer is 3.", FORMAT)
-    for answer in ("Paris", "The answer is Paris", "The answer is .", "Oh, The answer is 3."):
+    assert is_well_formed("Paris. Happy to help!", FORMAT)
+    assert is_well_formed("1+2=0+3=3. Happy to help!\n", FORMAT)
+    for answer in ("Paris", "Paris. Happy to help", ". Happy to help!", "Happy to help! Paris"):
         assert not is_well_formed(answer, FORMAT)
 
 
@@ -90,15 +92,16 @@ def test_well_formed_is_from_end_to_end() -> None:
 def test_measures_of_known_answers() -> None:
     kinds = ["sums", "sums", "cities", "cities"]
     rows = [{"kind": kind, "answer": "12", "prompt": "?"} for kind in kinds]
-    answers = ["The answer is 12.", "Maybe 12", "The answer is 13.", "12"]
+    answers = ["12. Happy to help!", "12, I think", "13. Happy to help!", "12"]
     found = measure_answers(rows, answers, CRITERIA)
-    found |= measure_reward(Arithmetic(marker="The answer is"), rows, answers, "sums")
+    environment = Arithmetic(weights={"correct": 0.5, "format": 0.0})
+    found |= measure_reward(environment, rows, answers, "sums")
     assert {name: (measure.mean, measure.count) for name, measure in found.items()} == {
         "accuracy/sums": (1.0, 2),
         "accuracy/cities": (0.5, 2),
         "accuracy": (0.75, 4),
         "format": (0.5, 4),
-        "reward": (1.0, 2),  # 1 for the number and 1 for its form; the second has neither
+        "reward": (0.5, 2),  # only of the sums, each of which has its number last
     }
 
 

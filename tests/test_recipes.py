@@ -112,7 +112,8 @@ def test_the_commands_of_the_readme(tmp_path: Path) -> None:
     lines = [line for line in own_data.splitlines() if line.startswith("    .venv/bin/hone ")]
     commands = [shlex.split(line, comments=True)[1:] for line in lines]
     assert [command[0] for command in commands] == [
-        *("init", "doctor", "check", "data", "run", "resume", "generate", "reproduce"),
+        *("init", "doctor", "check", "data", "run", "resume", "generate", "chat"),
+        "reproduce",
     ]
     for command in commands:
         hone(tmp_path, *command)

@@ -54,16 +54,17 @@ def test_everything_is_where_it_should_be(folder: Path) -> None:
 @pytest.mark.e2e
 @pytest.mark.timeout(300)
 def test_called_again_it_asks_without_training(folder: Path) -> None:
-    """The command asks all questions, and prints what it writes."""
+    """It says the same again, and prints what it writes."""
     stages = folder / "runs/quickstart/stages"
     before = {path: path.read_bytes() for path in stages.rglob("metrics.jsonl")}
     assert len(before) == len(METHODS)
-    printed = hone(folder.parent, "quickstart", "--folder", "quickstart", "--json")
+    first = json.loads((folder / "summary.json").read_text())
+    console = Console(file=io.StringIO(), width=120)
+    summary = run_quickstart(folder, console=console, questions=FEW)
     assert {path: path.read_bytes() for path in stages.rglob("metrics.jsonl")} == before
-    summary = json.loads((folder / "summary.json").read_text())
-    assert json.loads(printed[printed.index("{\n") :]) == summary
-    asked = [measures["accuracy"]["count"] for measures in summary["stages"].values()]
-    assert asked == [sum(EVALUATION_QUESTIONS.values())] * len(METHODS)
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert summary["stages"] == first["stages"]
+    printed = console.file.getvalue()
     assert "held-out questions after each stage" in printed and "hone chat" in printed
 
 
