@@ -205,9 +205,9 @@ def show(
 
 
 def in_words(share: Measure) -> str:
-    """A share in per cent with its interval: 97 (92-99)."""
+    """A share in per cent with its interval, if that has a width: 97 (92-99)."""
     mean, low, high = (f"{100 * value:.0f}" for value in (share.mean, share.low, share.high))
-    return f"{mean} ({low}-{high})"
+    return mean if low == high else f"{mean} ({low}-{high})"
 
 
 def say_where(folder: Path, run: Run, summary: dict[str, Any], console: Console) -> None:
