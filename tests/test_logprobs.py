@@ -6,8 +6,6 @@ import torch
 import hone.logprobs
 from hone.logprobs import Head, compute_logits, compute_logprobs, compute_scores
 
-pytestmark = pytest.mark.quick
-
 HEADS = {
     "plain": {},
     "bias": {"bias": True},
@@ -53,6 +51,7 @@ def test_values_and_gradients(name, trains_head):
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", HEADS)
 def test_small_heads(name):
     rule = dict(HEADS[name])
@@ -65,6 +64,7 @@ def test_small_heads(name):
     assert torch.autograd.gradcheck(lambda h: compute_logprobs(h, targets, head), hidden)
 
 
+@pytest.mark.quick
 def test_an_improbable_target_keeps_its_logarithm():
     """A probability that rounds to zero has a finite logarithm; taken from the rounded one it would
     be -inf.
@@ -75,6 +75,7 @@ def test_an_improbable_target_keeps_its_logarithm():
     assert found.item() == pytest.approx(-200.0)
 
 
+@pytest.mark.quick
 def test_no_position_at_all():
     hidden = torch.zeros(0, 4, requires_grad=True)
     found = compute_logprobs(hidden, torch.zeros(0, dtype=torch.long), Head(torch.randn(7, 4)))
@@ -123,6 +124,7 @@ def test_entropy_of_a_certain_token_is_zero():
     assert found.entropies.tolist() == [0.0]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("trains_head", [False, True], ids=["frozen head", "trained head"])
 def test_the_likeliest_token_is_known_where_no_gradient_is_wanted(trains_head):
     hidden, weight, _, targets = operands(torch.float32)

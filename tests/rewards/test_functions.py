@@ -13,7 +13,6 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
-from trl import GRPOConfig, GRPOTrainer
 
 from hone.errors import UserError
 from hone.recipe.rewards import Reward
@@ -108,8 +107,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @cache
-def trainer() -> GRPOTrainer:
+def trainer() -> Any:
     """TRL's trainer with all functions, at the beginning of its fourth step of eleven."""
+    from trl import GRPOConfig, GRPOTrainer
+
     arguments = GRPOConfig(
         output_dir="/nonexistent",
         report_to="none",
