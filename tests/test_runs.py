@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hone import signals
 from hone.errors import UserError
 from hone.recipe.load import LoadedRecipe, load_recipe
 from hone.runs import TRACEBACK_NOTE, Run, create_run, list_runs, open_run
@@ -207,6 +208,17 @@ def test_a_stop_can_be_resumed(run: Run) -> None:
         assert number == 2
         assert "message" not in run.status()
     assert run.status()["state"] == "succeeded"
+
+
+def test_an_error_after_a_stop_was_asked_for_leaves_the_run_stopped(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a library whose import was cut fails when it is tried again."""
+    monkeypatch.setattr(signals._section, "requested", int(signal.SIGTERM))
+    monkeypatch.setattr(signals._section, "accepted", False)
+    with pytest.raises(StopRequested), run.attempt():
+        raise ImportError("cannot load module more than once per process")
+    assert run.status()["state"] == "stopped"
 
 
 def test_a_mistake_is_told_without_a_traceback(run: Run) -> None:
