@@ -144,6 +144,19 @@ def test_a_flipped_bit_of_the_result_is_named(first: Run) -> None:
     assert found.first.before != found.first.after
 
 
+def test_a_rollout_that_differs_is_named(first: Run) -> None:
+    """Of runs that practise, what was answered and scored counts as well as the weights."""
+    again = twin(first, "rollouts")
+    place = "rollouts/step_000001.jsonl"
+    for run, reward in ((first, 1.0), (again, 0.0)):
+        path = run.stage_folder(0, "sft") / place
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"reward": reward}) + "\n")
+    found = compare_runs(first, again)
+    shutil.rmtree(first.stage_folder(0, "sft") / "rollouts")
+    assert any(file.endswith(place) for file in found.files)
+
+
 def test_another_seed_is_named(first: Run, bench: Path) -> None:
     path = bench / "seed.yaml"
     path.write_text((bench / "recipe.yaml").read_text() + "seed: 1\n")

@@ -137,21 +137,3 @@ def engine_step(
         for name, value in output.metrics.items():
             metrics[name] = metrics.get(name, 0.0) + float(value)
     return LossOutput(total, metrics)
-
-
-def take_gradients(module) -> dict[str, torch.Tensor]:
-    """The gradients that a backward left, which are then gone."""
-    found = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
-    module.zero_grad(set_to_none=True)
-    return found
-
-
-def distance(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
-    """The largest relative norm of a difference over all tensors."""
-    assert found.keys() == expected.keys()
-    # A tensor whose true gradient is zero (a bias softmax cancels) is measured against the whole.
-    whole = max(tensor.norm() for tensor in expected.values())
-    return max(
-        float((found[n] - expected[n]).norm() / max(expected[n].norm(), 1e-3 * whole))
-        for n in expected
-    )

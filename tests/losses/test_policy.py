@@ -18,14 +18,13 @@ from hone.losses.policy import POLICY, PolicySettings, grpo, make_policy_loss
 from hone.records import Sample
 from tests.losses.rollouts import (
     by_hand,
-    distance,
     engine_step,
     joined,
     random_groups,
     separate,
-    take_gradients,
     with_past,
 )
+from tests.test_models import distance, gradients
 from tests.tiny import FAMILIES, FOREST, OneFormat, make_model
 
 TEMPERATURE = 1.4
@@ -37,13 +36,13 @@ def check_by_hand(name: str, family: str, dtype=torch.float64, limit=1e-9):
     groups = with_past(random_groups(), plainly, TEMPERATURE)
     expected = by_hand(plainly, name, groups, SETTINGS, TEMPERATURE)
     expected.backward()
-    wanted = take_gradients(plainly)
+    wanted = gradients(plainly)
     model = joined(make_model(family, dtype), TEMPERATURE)
     assert model.layout == ("forest" if family in FOREST else "padded")
     for samples in (groups, separate(groups)):  # a prompt with its completions, or one for each
         output = engine_step(model, samples, make_policy_loss(name, SETTINGS))
         assert float(output.total) == pytest.approx(expected.item(), rel=limit)
-        assert distance(take_gradients(model.module), wanted) < limit
+        assert distance(gradients(model.module), wanted) < limit
 
 
 @pytest.mark.parametrize("name", POLICY)
@@ -70,11 +69,11 @@ def check_cuts(name):
     model = joined(make_model("llama", torch.float64), TEMPERATURE)
     loss = make_policy_loss(name, SETTINGS)
     whole = engine_step(model, groups, loss)
-    wanted = take_gradients(model.module)
+    wanted = gradients(model.module)
     for samples, budget in ((groups, 1), (groups, 45), (separate(groups), 1)):
         cut = engine_step(model, samples, loss, budget)
         assert float(cut.total) == pytest.approx(float(whole.total), rel=1e-9)
-        assert distance(take_gradients(model.module), wanted) < 1e-9
+        assert distance(gradients(model.module), wanted) < 1e-9
         assert cut.metrics == pytest.approx(whole.metrics, rel=1e-9)
 
 

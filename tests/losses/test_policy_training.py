@@ -20,14 +20,13 @@ from hone.training import Training
 from hone.vocabulary import AddedTokens, trained_rows, use_fast_rows, with_rows
 from tests.losses.rollouts import (
     by_hand,
-    distance,
     engine_step,
     joined,
     random_groups,
     separate,
-    take_gradients,
     with_past,
 )
+from tests.test_models import distance, gradients
 from tests.tiny import VOCABULARY, make_model
 
 TEMPERATURE = 0.6
@@ -73,7 +72,7 @@ def test_every_kind_of_adapter_by_hand(family, kind):
     groups = with_past(random_groups(), plainly, TEMPERATURE)
     expected = by_hand(plainly, "grpo", groups, SETTINGS, TEMPERATURE)
     expected.backward()
-    wanted = take_gradients(plainly)
+    wanted = gradients(plainly)
     use_fast_forward(model.module)
     use_fast_rows(model.module)
     model.head = with_rows(model.head, model.causal)
@@ -81,7 +80,7 @@ def test_every_kind_of_adapter_by_hand(family, kind):
     for samples in (groups, separate(groups)):
         output = engine_step(model, samples, make_policy_loss("grpo", SETTINGS))
         assert float(output.total) == pytest.approx(expected.item(), rel=LIMIT[kind])
-        assert distance(take_gradients(model.module), wanted) < LIMIT[kind]
+        assert distance(gradients(model.module), wanted) < LIMIT[kind]
 
 
 def rows_of_fit(folder, token_budget: int, wants_entropy: bool = True) -> list[dict]:

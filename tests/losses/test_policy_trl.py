@@ -18,13 +18,12 @@ from hone.losses.policy import PolicySettings, make_policy_loss
 from hone.recipe.training import Lora
 from hone.records import Sample
 from tests.losses.rollouts import (
-    distance,
     engine_step,
     joined,
     random_groups,
-    take_gradients,
     with_past,
 )
+from tests.test_models import distance, gradients
 from tests.test_trl_parity import tiny_tokenizer
 from tests.tiny import make_model
 
@@ -197,7 +196,7 @@ def trl(start, rollouts, tmp_path_factory):
         loss = trainer._compute_loss(trainer.model, trl_inputs(rollouts(kind)))
         loss.backward()
         measured = {key: values[-1] for key, values in trainer._metrics["train"].items()}
-        return Result(loss.item(), take_gradients(module), measured)
+        return Result(loss.item(), gradients(module), measured)
 
     return cache(run)
 
@@ -206,7 +205,7 @@ def with_hone(start, kind: str, groups: list[Sample], loss: LossFunction) -> Res
     base, module = load(start, kind)
     model = joined(module, TEMPERATURE, base)
     output = engine_step(model, groups, loss, budget=30)
-    return Result(float(output.total), take_gradients(module), dict(output.metrics))
+    return Result(float(output.total), gradients(module), dict(output.metrics))
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
@@ -268,5 +267,5 @@ def test_another_temperature_is_caught(start, rollouts, trl):
     output = engine_step(
         joined(module, 1.0, base), rollouts("lora"), make_policy_loss("grpo", WITH_KL)
     )
-    found = Result(float(output.total), take_gradients(module), {})
+    found = Result(float(output.total), gradients(module), {})
     assert found.distance(trl("grpo, kl", "lora")) > 100 * LIMIT
