@@ -4,16 +4,18 @@ Shared by the samplers, which differ in how they come to the logits. `take_next`
 chosen and kept.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
 from hone.choosing import Ending, SamplingSettings, choose
+from hone.models import LanguageModel
 from hone.seeds import uniforms
 
 SEQUENCES_AT_ONCE = 32
@@ -56,6 +58,37 @@ class Sampler(Protocol):
         an order that does not depend on time. Later ones are computed when the next is asked for.
         """
         ...
+
+
+class Engine(ABC):
+    """What the samplers have in common. sequences_at_once: completions that are drawn together."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        end_token_ids: Iterable[int],
+        tokenizer: Any = None,
+        sequences_at_once: int = SEQUENCES_AT_ONCE,
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.end_token_ids = frozenset(end_token_ids)
+        self.sequences_at_once = sequences_at_once
+
+    def sample(
+        self, requests: Sequence[Request], settings: SamplingSettings
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """See `Sampler.sample`."""
+        ending = Ending(self.end_token_ids, settings, self.tokenizer)
+        groups = make_groups(requests, settings)
+        yield from ((group.number, []) for group in groups if not group.sequences)
+        for group in self.complete(groups, settings, ending):
+            yield group.number, group.completions()
+
+    @abstractmethod
+    def complete(
+        self, groups: "list[Group]", settings: SamplingSettings, ending: Ending
+    ) -> "Iterator[Group]":
+        """The groups as they are finished."""
 
 
 @dataclass(eq=False)

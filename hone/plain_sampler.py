@@ -5,7 +5,7 @@ built-in sampler, between its steps. Prompts of one length are computed together
 padded. Made by `sampler.make_sampler`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,45 +21,25 @@ from transformers import (
 
 from hone.choosing import Ending, SamplingSettings
 from hone.groups import (
-    SEQUENCES_AT_ONCE,
-    Completion,
+    Engine,
     Group,
     Growing,
-    Request,
     evaluation_mode,
-    make_groups,
     take_next,
 )
-from hone.models import LanguageModel
 from hone.signals import check_stop
 
 
-class PlainSampler:
-    """See `sampler.Sampler`. sequences_at_once: completions that are drawn together."""
+class PlainSampler(Engine):
+    """The engine over transformers' `generate`."""
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        end_token_ids: Iterable[int],
-        tokenizer: Any = None,
-        sequences_at_once: int = SEQUENCES_AT_ONCE,
-    ) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        self.end_token_ids = frozenset(end_token_ids)
-        self.sequences_at_once = sequences_at_once
-
-    def sample(
-        self, requests: Sequence[Request], settings: SamplingSettings
-    ) -> Iterator[tuple[int, list[Completion]]]:
-        """See `Sampler.sample`."""
-        ending = Ending(self.end_token_ids, settings, self.tokenizer)
-        groups = make_groups(requests, settings)
-        yield from ((group.number, []) for group in groups if not group.sequences)
+    def complete(
+        self, groups: list[Group], settings: SamplingSettings, ending: Ending
+    ) -> Iterator[Group]:
         for together in self._batches(groups):
             with torch.no_grad(), evaluation_mode(self.model.module), self.model.autocast():
                 self._complete(together, settings, ending)
-            for group in _finished_in(together):
-                yield group.number, group.completions()
+            yield from _finished_in(together)
 
     def _batches(self, groups: list[Group]) -> Iterator[list[Growing]]:
         """Consecutive sequences whose prompts have one length."""

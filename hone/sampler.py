@@ -8,7 +8,7 @@ depends on the requests, the settings and `sequences_at_once` alone.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -24,12 +24,12 @@ from hone.forest import count_step, plan_micro_batches
 from hone.groups import (
     SEQUENCES_AT_ONCE,
     Completion,
+    Engine,
     Group,
     Growing,
     Request,
     Sampler,
     evaluation_mode,
-    make_groups,
     take_next,
 )
 from hone.logprobs import Head, compute_logits
@@ -65,34 +65,15 @@ def make_sampler(
     return PlainSampler(model, end_token_ids, tokenizer, sequences_at_once)
 
 
-class BuiltInSampler:
-    """The engine over the forest's attention.
+class BuiltInSampler(Engine):
+    """The engine over the forest's attention."""
 
-    sequences_at_once: completions that are drawn together.
-    """
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        end_token_ids: Iterable[int],
-        tokenizer: Any = None,
-        sequences_at_once: int = SEQUENCES_AT_ONCE,
-    ) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        self.end_token_ids = frozenset(end_token_ids)
-        self.sequences_at_once = sequences_at_once
-
-    def sample(
-        self, requests: Sequence[Request], settings: SamplingSettings
-    ) -> Iterator[tuple[int, list[Completion]]]:
-        """See `Sampler.sample`."""
-        ending = Ending(self.end_token_ids, settings, self.tokenizer)
-        groups = make_groups(requests, settings)
-        yield from ((group.number, []) for group in groups if not group.sequences)
+    def complete(
+        self, groups: list[Group], settings: SamplingSettings, ending: Ending
+    ) -> Iterator[Group]:
         running = _Running(self.model, groups, settings, ending, self.sequences_at_once)
         while running.unfinished:
-            for group in running.advance():
-                yield group.number, group.completions()
+            yield from running.advance()
 
 
 class _Running:
