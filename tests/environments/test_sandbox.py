@@ -10,6 +10,7 @@ import pytest
 
 from hone.environments.sandbox import SCRIPT, Limits, check_sandbox, run_tests
 from hone.errors import UserError
+from tests.processes import running
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="code is run on Linux only")
 
@@ -26,8 +27,7 @@ def cut_off() -> None:
 
 
 def sandboxed_processes() -> list[str]:
-    done = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
-    return [line for line in done.stdout.splitlines() if str(SCRIPT) in line]
+    return [command for command in running().values() if str(SCRIPT) in command]
 
 
 @pytest.mark.quick
@@ -155,9 +155,11 @@ def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
         "run_tests('import time; time.sleep(100)', ['pass'], Limits(60.0, 256 * 2**20))"
     )
     process = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"TMPDIR": "/tmp"})
-    wait_for(lambda: len(sandboxed_processes()) >= 2)
-    process.kill()
-    process.wait()
+    try:
+        wait_for(lambda: len(sandboxed_processes()) >= 2)
+    finally:
+        process.kill()
+        process.wait()
     wait_for(lambda: sandboxed_processes() == [])
 
 

@@ -20,6 +20,7 @@ from hone.records import Task
 from hone.rewards.lane import Closed
 from hone.rewards.pool import Scorer, weights_of
 from hone.rewards.scores import Group, Score, total
+from tests.processes import running
 
 OWN = '''
 import ctypes, os, random, signal, subprocess, sys, time
@@ -177,9 +178,8 @@ def wait_for(condition: Callable[[], Any]) -> None:
 
 def workers_of(pid: int) -> list[int]:
     """The scoring processes of a process, also those that are nobody's children any more."""
-    done = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
-    rows = [line.split() for line in done.stdout.splitlines()[1:]]
-    return [int(row[0]) for row in rows if "hone.rewards.worker" in row and row[-1] == str(pid)]
+    rows = [(worker, command.split()) for worker, command in running().items()]
+    return [worker for worker, row in rows if "hone.rewards.worker" in row and row[-1] == str(pid)]
 
 
 @pytest.fixture(autouse=True)
@@ -223,15 +223,14 @@ def test_a_call_that_fails_is_a_failure_of_its_group_and_of_no_other(own: Path, 
 
 
 def test_what_a_hung_reward_has_started_ends_with_it(own: Path) -> None:
-    def sleepers() -> str:
-        done = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
-        return done.stdout
+    def sleepers() -> list[str]:
+        return [command for command in running().values() if command == "sleep 1000"]
 
     with Scorer([reward(own, "hangs", 0.5)], workers=1) as scorer:
         future = scorer.submit(group("hang"))
-        wait_for(lambda: "sleep 1000" in sleepers())
+        wait_for(sleepers)
         assert future.result()[0].failure == "`hangs` took longer than 0.5 s"
-        wait_for(lambda: "sleep 1000" not in sleepers())
+        wait_for(lambda: not sleepers())
 
 
 def test_a_value_that_is_no_number_is_that_of_one_completion(own: Path) -> None:
