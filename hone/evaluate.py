@@ -18,17 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hone.intervals import Measure, bootstrap
 from hone.records import Task
 from hone.rewards.scores import Score, total
-from hone.seeds import derive_seed
 
 if TYPE_CHECKING:
     from hone.recipe.rewards import Environment as Settings
     from hone.recipe.schema import Recipe
     from hone.sampling import Artifact
 
-RESAMPLES = 10_000
-OUTSIDE = 2.5, 97.5  # per cent: what lies between is the 95 % interval
 ANSWERS_AT_ONCE = 64
 
 
@@ -47,16 +45,6 @@ class Criteria:
 
 
 @dataclass(frozen=True)
-class Measure:
-    """The mean of `count` values; low and high bound what other questions would give (95 %)."""
-
-    mean: float
-    low: float
-    high: float
-    count: int
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """The answers to all questions, in their order, and the measures by name.
 
@@ -65,21 +53,6 @@ class Evaluation:
 
     answers: list[str]
     measures: dict[str, Measure]
-
-
-def bootstrap(values: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -> Measure:
-    """The mean with its percentile interval (Efron 1979, doi:10.1214/aos/1176344552).
-
-    Values are drawn with replacement, as many as there are, `resamples` times; the interval holds
-    the middle 95 % of the means. Where all values are equal it has no width.
-    """
-    count = len(values)
-    # The raw stream of Philox is fixed for ever, unlike what numpy makes of it.
-    stream = np.random.Philox(key=derive_seed(seed, "bootstrap"))
-    drawn = (stream.random_raw(resamples * count) % np.uint64(count)).reshape(resamples, count)
-    means = np.asarray(values, dtype=np.float64)[drawn].mean(axis=1)
-    low, high = np.percentile(means, OUTSIDE)
-    return Measure(float(np.mean(values)), float(low), float(high), count)
 
 
 def is_right(answer: str, expected: str, said: str) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hone.evaluate import Measure
+from hone.intervals import Measure
 from hone.metrics import Row
 
 TRAINING, HELD_OUT = "#9db8d9", "#d1495b"

@@ -202,10 +202,14 @@ def load_artifact(
     source: str, device: torch.device, dtype: torch.dtype = torch.float32, trust: Trust = NOTHING
 ) -> Artifact:
     """Open a model folder, an adapter folder or a Hub id for generation."""
-    folder = Path(source)
     model = load_trained_model(source, device, dtype, trust)
+    return Artifact(model, *load_rendering(source, trust))
+
+
+def load_rendering(source: str, trust: Trust = NOTHING) -> tuple[Renderer, Rendering]:
+    """How a model folder or a Hub id renders prompts, without its weights."""
     tokenizer = load_tokenizer(source, trust)
-    rendering = _read_rendering(folder)
+    rendering = _read_rendering(Path(source))
     renderer = Renderer(
         tokenizer,
         rendering.template if rendering else "auto",
@@ -214,7 +218,7 @@ def load_artifact(
     if rendering is None:
         plain = tokenizer.chat_template is None
         rendering = Rendering(plain, renderer.template, renderer.date, renderer.end_token_ids)
-    return Artifact(model, renderer, rendering)
+    return renderer, rendering
 
 
 def load_trained_model(

@@ -1,6 +1,5 @@
 """Measures and their intervals, against second computations."""
 
-import math
 import random
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from hone.environments import make_environment
 from hone.evaluate import (
     Criteria,
     answer_logprobs,
-    bootstrap,
     is_right,
     is_well_formed,
     measure_answers,
@@ -27,34 +25,6 @@ from hone.sampling import load_artifact
 from tests.data.tokenizers import byte_level
 
 CRITERIA = Criteria(said=SAID, format=FORMAT, rewarded="sums")
-
-
-@pytest.mark.quick
-def test_the_interval_holds_the_middle_of_resampled_means() -> None:
-    draw = random.Random(1)
-    values = [float(draw.random() < 0.3) for _ in range(80)]
-    means = sorted(sum(draw.choices(values, k=80)) / 80 for _ in range(5000))
-    found = bootstrap(values)
-    assert (found.mean, found.count) == (pytest.approx(sum(values) / 80), 80)
-    assert found.low == pytest.approx(means[round(0.025 * 5000)], abs=0.015)
-    assert found.high == pytest.approx(means[round(0.975 * 5000)], abs=0.015)
-
-
-@pytest.mark.quick
-def test_the_interval_is_about_two_standard_errors_wide_on_each_side() -> None:
-    draw = random.Random(2)
-    values = [draw.gauss(3, 2) for _ in range(400)]
-    spread = math.sqrt(sum((value - sum(values) / 400) ** 2 for value in values) / 400)
-    found = bootstrap(values)
-    assert (found.high - found.low) / 2 == pytest.approx(1.96 * spread / math.sqrt(400), rel=0.05)
-
-
-@pytest.mark.quick
-def test_the_same_values_have_the_same_interval() -> None:
-    values = [0.0, 1.0, 1.0, 0.0, 1.0]
-    assert bootstrap(values) == bootstrap(values)
-    assert bootstrap(values, seed=1) != bootstrap(values[:4], seed=1)
-    assert bootstrap([1.0] * 5) == bootstrap([1.0] * 5, seed=3)  # nothing varies, no width
 
 
 @pytest.mark.quick

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hone.evaluate import Measure
+from hone.intervals import Measure
 from hone.plots import LOSS, Curve, plot_stages, running_mean
 
 pytestmark = pytest.mark.quick

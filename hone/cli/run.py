@@ -1,5 +1,7 @@
 """`hone run`: make a run from a recipe and work on it. `resume.py` shares `execute`."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     from hone.recipe.load import LoadedRecipe
     from hone.runs import Run
+
+NOT_VERIFIED = 3  # the exit code
 
 
 def run(
@@ -130,6 +134,18 @@ def execute(run: "Run", console: "Console", *, accept_changed_data: bool = False
         say(console, f"the run can go on: {resume}")
         raise
     say(console, f"finished; talk to the result: hone chat {run.reference}")
+    if run.loaded_recipe().recipe.verify is not None:
+        _verify(run, console)
+
+
+def _verify(run: "Run", console: "Console") -> None:
+    """Verify a finished run in a fresh process; exit code 3 says that training went well and this
+    did not.
+    """
+    say(console, f"verifying it: hone verify {run.reference}")
+    command = [sys.executable, "-m", "hone", "verify", str(run.path)]
+    if subprocess.run(command, check=False).returncode:
+        raise typer.Exit(NOT_VERIFIED)
 
 
 def _accept_changed_data(run: "Run", attempt: int, console: "Console") -> None:

@@ -22,12 +22,12 @@ from hone.errors import UserError
 from hone.evaluate import (
     Criteria,
     Evaluation,
-    Measure,
     ask_in_fresh_process,
     find_environment,
     most_reward,
 )
 from hone.files import write_json
+from hone.intervals import Measure
 from hone.metrics import read_metrics
 from hone.plots import LOSS, Curve, plot_stages
 from hone.quickstart.corpus import EVALUATION_QUESTIONS, FILES, CorpusFiles, write_corpus

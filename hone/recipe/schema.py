@@ -25,6 +25,7 @@ from hone.recipe.policy import Grpo
 from hone.recipe.preference import Dpo
 from hone.recipe.trackers import Tracker
 from hone.recipe.training import Adapter, DataStage, Lora, TrainingStage
+from hone.recipe.verify import Verify
 
 MOST_LAYERS = 10_000  # making more would never end
 
@@ -163,6 +164,9 @@ class Recipe(Node):
     (`remote_code`), weights in Python's own format (`pickle`)."""
     stages: Annotated[list[Stage], Field(min_length=1)]
     """What is done, in order; each stage starts from the result of the one before."""
+    verify: Verify | None = None
+    """What is proven at the end, from the saved results; `{}` stands for all of it, nothing when
+    left out."""
     trackers: list[Tracker] = []
     """Where the metrics are shown besides; a process of its own for each reads `metrics.jsonl`."""
 
