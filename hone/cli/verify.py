@@ -3,8 +3,6 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from hone.cli.arguments import RUNS_FOLDER, AsJson, RunName, RunsFolder
 from hone.cli.output import make_console, print_json, say
@@ -56,6 +54,9 @@ def verify(
 
 
 def _print(verdicts: "list[Verdict]", console: "Console") -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("check", "", "value", "threshold", "n", "reason"):
         table.add_column(name, justify="right" if name in ("value", "threshold", "n") else "left")
