@@ -12,7 +12,12 @@ from hone.architecture import first_line
 from hone.checkpoints import find_fault, list_checkpoints
 from hone.concealing import reveal
 from hone.errors import UserError
-from hone.model_files import ADAPTER_CONFIG, CONFIG, check_tokenizer_files
+from hone.model_files import (
+    ADAPTER_CONFIG,
+    check_adapter_files,
+    check_tokenizer_files,
+    check_weight_files,
+)
 from hone.models import PROBE_LIMIT, relative_distance
 from hone.quantisation import QUANTISATION, read_quantisation
 from hone.recipe.training import QLora
@@ -80,11 +85,9 @@ def examine_base(subject: Subject, stage: StageResult, of: str) -> Part:
     """The result is an adapter where the recipe trains one, and names the base it stands on."""
     expected, path = base_under(subject, stage), stage.model / ADAPTER_CONFIG
     if expected is None:
-        whole = (stage.model / CONFIG).is_file() and not path.exists()
-        if not whole:
-            reason = "the recipe trains whole weights, and the result is an adapter"
-            return Part(of, FAILED, reason=reason)
+        check_weight_files(stage.model, "the result", subject.trust)
         return not_applicable(of, "the result has whole weights")
+    check_adapter_files(stage.model, subject.trust)
     named = reveal(str(json.loads(path.read_text())["base_model_name_or_path"]))
     faults = []
     if not is_same_place(named, expected):
