@@ -34,10 +34,12 @@ def compare_merged(subject: Subject, stage: StageResult) -> Part:
     weights = read_weights(base, torch.float32, subject.trust).to(subject.device)
     merged = merge(weights, stage.model, subject.trust).eval()
     distance = relative_distance(compute_logits(merged, texts), expected)
-    limit, reason = subject.settings.thresholds.merged, ""
+    limit = subject.settings.thresholds.merged
+    told = [] if distance <= limit else ["merged, it says something else"]
     if bits := read_quantisation(stage.model):
-        reason = (
+        told.append(
             f"compared beside and in the base's own weights, not those packed to {bits} bits that "
             "it was trained beside"
         )
-    return Part(stage.name, status_of(distance <= limit), distance, limit, len(texts), reason)
+    passed = status_of(distance <= limit)
+    return Part(stage.name, passed, distance, limit, len(texts), "; ".join(told))

@@ -2,9 +2,12 @@
 taught.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 
 from hone.models import PROBE_LIMIT
+from hone.sampling import Artifact
 from hone.stages.tasks import Tasks
 from hone.verify.distances import (
     Text,
@@ -40,8 +43,9 @@ def examine_pair(subject: Subject, stage: StageResult) -> Part:
     """
     before = subject.stages[stage.index - 1]
     texts = known_texts(subject, before)
-    sources = (subject.start_source(before), str(before.model), str(stage.model))
-    began, taught, result = (compute_logits(subject.load(s).module, texts) for s in sources)
+    began = said_alone(subject, lambda: subject.start(before), texts)
+    taught = said_alone(subject, lambda: subject.result(before), texts)
+    result = said_alone(subject, lambda: subject.result(stage), texts)
     noise = NOISE * compute_spread(taught)
     way, moved, whole = (
         compute_distance(*pair) for pair in ((began, taught), (taught, result), (began, result))
@@ -64,6 +68,14 @@ def examine_pair(subject: Subject, stage: StageResult) -> Part:
             f"{before.name} made of it ({moved:.3g})"
         )
     return Part(stage.name, status_of(not reason), kept, KEPT, len(texts), reason, details)
+
+
+def said_alone(
+    subject: Subject, load: Callable[[], Artifact], texts: Sequence[Text]
+) -> torch.Tensor:
+    """Logits (P, V) of a model that is the only one in memory while it is asked."""
+    subject.load.cache_clear()
+    return compute_logits(load().module, texts)
 
 
 def known_texts(subject: Subject, stage: StageResult) -> list[Text]:

@@ -57,8 +57,10 @@ def edit_json(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values, indent=2))
 
 
-def edit_tensors(folder: Path, edit: Callable[[Tensors], Tensors]) -> None:
-    """Change the tensors of an adapter."""
-    path = folder / "adapter_model.safetensors"
+def edit_tensors(
+    folder: Path, edit: Callable[[Tensors], Tensors], name: str = "adapter_model.safetensors"
+) -> None:
+    """Change the tensors of a file."""
+    path = folder / name
     made = {name: tensor.contiguous() for name, tensor in edit(load_file(path)).items()}
     save_file(made, path, metadata={"format": "pt"})
