@@ -74,7 +74,6 @@ BELOW_THE_LINE = [
     "sampling",
     "stages",
     "doctor",
-    "evaluate",
     "evaluation",
     "verify",
     "plots",
