@@ -129,7 +129,7 @@ def evaluate(
         max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, stop
     )
     console = make_console()
-    from hone.evaluation.evaluate import make_wanted
+    from hone.evaluation.evaluate import check_questions, make_wanted
     from hone.evaluation.opened import open_model, what_of
     from hone.evaluation.resumable import evaluate_into
     from hone.evaluation.stored import check_place
@@ -142,6 +142,7 @@ def evaluate(
     names = _measures(measure, questions, rewards)
     wanted = make_wanted(names, pattern, rewards)
     groups = by if by is not None else _usual_groups(questions)
+    check_questions(chosen, wanted, groups)
     more = {
         "measures": names,
         "pattern": pattern,

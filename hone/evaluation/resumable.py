@@ -10,7 +10,7 @@ from rich.console import Console
 from hone.choosing import SamplingSettings
 from hone.device import make_deterministic
 from hone.evaluation.answered import Answered, Evaluated
-from hone.evaluation.evaluate import Wanted, check_questions, evaluate
+from hone.evaluation.evaluate import Wanted, evaluate
 from hone.evaluation.examples import Question
 from hone.evaluation.opened import Model
 from hone.evaluation.stored import Place, What, read_evaluation
@@ -33,7 +33,6 @@ def evaluate_into(
 
     `what` has the batch, the seed and the columns to measure by in its settings.
     """
-    check_questions(questions, wanted)
     if place.finished and not anew:
         console.print("evaluated before; --anew asks again", highlight=False)
         return read_evaluation(place.lines).evaluated
