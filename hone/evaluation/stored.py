@@ -163,7 +163,8 @@ def read_evaluation(path: Path) -> Stored:
 
 def list_evaluations(folder: Path) -> list[Path]:
     """The finished evaluations in a folder, by name."""
-    found = (Place(path) for path in sorted(folder.glob("*.jsonl")))
+    paths = sorted(folder.glob("*.jsonl"), key=lambda path: path.stem)
+    found = (Place(path) for path in paths)
     return [place.lines for place in found if place.what() is not None and place.finished]
 
 

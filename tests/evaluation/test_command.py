@@ -110,7 +110,7 @@ def test_what_differs_is_said_and_nothing_is_written_over(
     assert "data.sha256 was" in capsys.readouterr().err
     assert kept(folder, "evaluations/model-sums") == before
     names = [path.name for path in list_evaluations(folder / "evaluations")]
-    assert names == ["model-sums-2.jsonl", "model-sums-3.jsonl", "model-sums.jsonl"]
+    assert names == ["model-sums.jsonl", "model-sums-2.jsonl", "model-sums-3.jsonl"]
     assert invoke([*short, "--out", "evaluations/model-sums.jsonl"]) == 2
     refused = capsys.readouterr().err
     assert "holds something else: data.sha256 was" in refused and "--anew" in refused
