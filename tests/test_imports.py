@@ -74,7 +74,7 @@ BELOW_THE_LINE = [
     "sampling",
     "stages",
     "doctor",
-    "evaluate",
+    "evaluation",
     "verify",
     "plots",
     "quickstart",
