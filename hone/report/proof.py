@@ -107,17 +107,37 @@ def _check(table: dict[str, Any]) -> CheckReport:
 
 def _part(table: dict[str, Any]) -> PartReport:
     details = dict(table.get("details") or {})
-    ends = [details.get(name) for name in INTERVAL]
-    interval = None
-    if all(isinstance(end, int | float) for end in ends):
-        interval = float(ends[0]), float(ends[1])  # type: ignore[arg-type]
+    interval = _ends(details)
+    if interval:
         details = {name: each for name, each in details.items() if name not in INTERVAL}
+    for name, each in list(details.items()):
+        if interval is None and _is_measure(each) and each["mean"] == table.get("value"):
+            interval = _ends(details.pop(name))
     return PartReport(
         **_shared(table),
         of=str(table.get("of", "")),
         interval=interval,
-        details=[(name.replace("_", " "), words.value(each)) for name, each in details.items()],
+        details=[(name.replace("_", " "), _detail(each)) for name, each in details.items()],
     )
+
+
+def _ends(table: dict[str, Any]) -> tuple[float, float] | None:
+    low, high = (table.get(name) for name in INTERVAL)
+    if isinstance(low, int | float) and isinstance(high, int | float):
+        return float(low), float(high)
+    return None
+
+
+def _is_measure(value: Any) -> bool:
+    """True for a `hone.intervals.Measure` as a table."""
+    return isinstance(value, dict) and {"mean", *INTERVAL} <= set(value)
+
+
+def _detail(value: Any) -> str:
+    if _is_measure(value):
+        mean, low, high = (words.number(value[name]) for name in ("mean", *INTERVAL))
+        return f"{mean} ({low} to {high})"
+    return words.value(value)
 
 
 def _shared(table: dict[str, Any]) -> dict[str, Any]:

@@ -57,10 +57,16 @@ def short(completion_ids, **columns):
 # What a person's data may hold; nothing of it may become part of the page.
 ATTACK = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\">"
 
+BEFORE = {"mean": 0.5, "low": 0.4777, "high": 0.5888, "count": 4}
+GAIN = {"mean": 0.25, "low": 0.1222, "high": 0.3444, "count": 4}
 VERDICTS = [
     Verdict(
         *("loss", PASSED, 0.5215, 0.05, 16, "Held-out loss, before and after.", "", 1.5),
         (Part("1-sft", PASSED, 0.5215, 0.05, 16, ATTACK, {"low": 0.4111, "high": 0.6333}),),
+    ),
+    Verdict(
+        *("rewards", PASSED, 0.25, 0.0, 4, "Mean reward, before and after.", "", 0.5),
+        (Part("3-grpo reward", PASSED, 0.25, 0.0, 4, "", {"before": BEFORE, "gain": GAIN}),),
     ),
     Verdict("forgetting", FAILED, 1.25, 1.0, 40, "Loss on other data.", "rose by 1.25 nats"),
     Verdict("memory", NOT_APPLICABLE, None, None, None, "Peaks, measured.", "too little to save"),

@@ -71,7 +71,7 @@ def test_the_browser_reads_what_is_written(page: Path) -> None:
     dom, said = browse(page, "--dump-dom")
     assert said == ""
     assert "<title>first · Hone</title>" in dom, "no text of others has run"
-    assert "1 of 2 checks passed" in dom and 'id="theme" type="button" aria-label' in dom
+    assert "2 of 3 checks passed" in dom and 'id="theme" type="button" aria-label' in dom
 
 
 def test_hovering_tells_values_and_the_theme_is_kept(page: Path) -> None:

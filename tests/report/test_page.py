@@ -83,8 +83,10 @@ def test_the_figures_are_those_of_the_files(trained: Run, read: Reader) -> None:
 
 def test_verdicts_are_told_with_their_figures(read: Reader) -> None:
     overview, proof = read.text("overview"), read.text("proof")
-    assert "1 of 2 checks passed" in overview
+    assert "2 of 3 checks passed" in overview
     assert "0.4111 to 0.6333" in overview, "the interval of a part"
+    assert "0.1222 to 0.3444" in overview, "that of a measure with the part's value"
+    assert "before 0.5 (0.4777 to 0.5888)" in proof
     for verdict in VERDICTS:
         assert f"{verdict.name} {verdict.status.replace('_', ' ')}" in proof
         assert verdict.how in proof and verdict.reason in proof
