@@ -12,6 +12,7 @@ from hone.report import words
 
 SIGNS = {"passed": "✓", "failed": "✕", "not_applicable": words.NONE}
 MOST_PARTS = 40  # of a check
+MOST_EXAMPLES = 5  # of those among details
 WIDEST = 4.0  # of a scale on which a share still shows
 INTERVAL = ("low", "high")  # how details name the ends of a 95 % interval around the value
 
@@ -117,7 +118,11 @@ def _part(table: dict[str, Any]) -> PartReport:
         **_shared(table),
         of=str(table.get("of", "")),
         interval=interval,
-        details=[(name.replace("_", " "), _detail(each)) for name, each in details.items()],
+        details=[
+            (name.replace("_", " "), text)
+            for name, each in details.items()
+            if (text := _detail(each))
+        ],
     )
 
 
@@ -137,6 +142,8 @@ def _detail(value: Any) -> str:
     if _is_measure(value):
         mean, low, high = (words.number(value[name]) for name in ("mean", *INTERVAL))
         return f"{mean} ({low} to {high})"
+    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        return "".join(f"\n{words.value(each)}" for each in value[:MOST_EXAMPLES])
     return words.value(value)
 
 
