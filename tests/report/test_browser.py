@@ -26,7 +26,7 @@ def page(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def picture(
-    page: Path, name: str, *options: str, size: tuple[int, int] = (1280, 2400)
+    page: Path, name: str, *options: str, size: tuple[int, int] = (1280, 4800)
 ) -> np.ndarray:
     """What the browser draws, (H, W, 3) from 0 to 1; kept as build/report/NAME.png."""
     KEPT.mkdir(parents=True, exist_ok=True)
@@ -46,14 +46,16 @@ def has_colour(pixels: np.ndarray, colour: str, at_least: int) -> bool:
 
 def test_it_is_drawn_in_light_and_dark(page: Path) -> None:
     light, dark = picture(page, "light"), picture(page, "dark", DARK)
-    assert light.shape == dark.shape == (2400, 1280, 3)
-    for pixels, paper, line in ((light, "#fcfbf8", "#1f5a9e"), (dark, "#131416", "#7fb2ee")):
-        assert has_colour(pixels, paper, at_least=1_000_000)
-        assert has_colour(pixels, line, at_least=1_500), "curves"
+    assert light.shape == dark.shape == (4800, 1280, 3)
+    colours = ("#fcfbf8", "#1f5a9e", "#c02f4a"), ("#131416", "#7fb2ee", "#f5899a")
+    for pixels, (paper, line, held_out) in zip((light, dark), colours, strict=True):
+        assert has_colour(pixels, paper, at_least=2_000_000)
+        assert has_colour(pixels, line, at_least=3_000), "curves"
+        assert has_colour(pixels, held_out, at_least=300), "held-out dots and lines"
         shades = (pixels * 255).astype(np.int64) @ np.array([65536, 256, 1])
         assert len(np.unique(shades)) > 500
-        bands = np.split(pixels, 12)
-        assert sum(band.std() > 0.02 for band in bands) >= 10, "no large part of it is blank"
+        bands = np.split(pixels, 24)
+        assert sum(band.std() > 0.02 for band in bands) >= 20, "no large part of it is blank"
 
 
 def test_a_phone_shows_all_of_it(page: Path) -> None:
