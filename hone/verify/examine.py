@@ -15,6 +15,7 @@ from hone.device import make_deterministic, use_threads
 from hone.errors import UserError
 from hone.files import write_json
 from hone.runs import Run
+from hone.verify.answers import write_answers
 from hone.verify.artifacts import check_artifacts
 from hone.verify.merged import check_merged
 from hone.verify.parameters import check_parameters
@@ -79,6 +80,7 @@ def verify(
     (run.path / RESULT).parent.mkdir(exist_ok=True)
     write_json(run.path / RESULT, as_json(verdicts))
     run.event("verified", passed=passes(verdicts))
+    write_answers(subject)
     return verdicts
 
 
