@@ -36,6 +36,11 @@ from hone.verify.verdicts import (
     status_of,
 )
 
+HOW = (
+    "files against their manifests and the run's record of what it saved; bases, tokenizer, "
+    "template and end tokens; logits loaded by transformers and PEFT alone against Hone's"
+)
+
 GENERATION = "generation_config.json"
 
 

@@ -12,6 +12,8 @@ from hone.verify.plain_load import load_plainly
 from hone.verify.subject import StageResult, Subject
 from hone.verify.verdicts import Found, Part, join_parts, not_applicable, status_of
 
+HOW = "logits of the weights with the adapter merged in fp32 against those with it beside them"
+
 
 def check_merged(subject: Subject) -> Found:
     """For each adapter: logits of the weights with it merged, as Hone merges for a further stage,

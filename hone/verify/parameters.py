@@ -25,6 +25,11 @@ from hone.verify.subject import OWN_BASE, StageResult, Subject
 from hone.verify.verdicts import Found, Part, join_parts, status_of
 from hone.vocabulary import add_tokens
 
+HOW = (
+    "trained tensors against where their stage started, derived again; every file of the base "
+    "against its SHA-256"
+)
+
 Tensors = dict[str, torch.Tensor]
 
 # A tensor has moved where its change is more than this share of its norm. Ten times the rounding of

@@ -20,6 +20,11 @@ from hone.verify.distances import (
 from hone.verify.subject import StageResult, Subject
 from hone.verify.verdicts import Found, NotApplicableError, Part, join_parts, status_of
 
+HOW = (
+    "distances of log-probabilities over the whole vocabulary between each result, the one "
+    "before it and where that one started, on held-out texts of the stage before"
+)
+
 KEPT = 0.5  # from here on a result is nearer to the one before than to where that one started
 NOISE = PROBE_LIMIT[torch.float32]  # what two ways of computing the same may differ by
 

@@ -67,6 +67,7 @@ stages:
       evaluation: {data: sft-held.jsonl, every: 200}
   - dpo:
       data: dpo.jsonl
+      beta: 1.0
       precision: fp32
       batch: {samples: 8}
       steps: 12
