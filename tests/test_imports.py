@@ -76,6 +76,7 @@ BELOW_THE_LINE = [
     "doctor",
     "evaluate",
     "verify",
+    "rehearsal",
     "plots",
     "quickstart",
     "cli",
