@@ -19,9 +19,10 @@ from hone.attention import plain_attention
 from hone.choosing import SamplingSettings, cut_at_stop, settled
 from hone.concealing import reveal
 from hone.data.chat import Ids, Mask, Renderer
+from hone.data.tools import Tools
 from hone.device import Precision
 from hone.errors import UserError
-from hone.groups import Request
+from hone.groups import SEQUENCES_AT_ONCE, Request
 from hone.hub import find_model
 from hone.model_files import ADAPTER_CONFIG, NOTHING, Trust
 from hone.models import (
@@ -82,9 +83,9 @@ class Artifact:
         """Answers in the order of the prompts: texts (rendered as the model was trained) or
         conversations. more: as in `generate`; a stop string and what follows it are left out.
         """
-        ids = [self._prompt_ids(prompt) for prompt in prompts]
+        ids = [self.prompt_ids(prompt) for prompt in prompts]
         answers = self.generate(ids, max_new_tokens, temperature, seed, **more)
-        return [self._text(answer, more.get("stop", ())).strip() for answer in answers]
+        return [self.text(answer, more.get("stop", ())).strip() for answer in answers]
 
     def stream_text(
         self, prompt: str | list[dict[str, Any]], tell: Callable[[str], None], **settings: Any
@@ -98,14 +99,14 @@ class Artifact:
             if token in self.rendering.end_token_ids:
                 return
             drawn.append(token)
-            text = settled(self._text(drawn, stop).lstrip(), stop)
+            text = settled(self.text(drawn, stop).lstrip(), stop)
             if text.startswith(told):  # a tokenizer may write earlier tokens otherwise later
                 tell(text[len(told) :])
                 told = text
 
         stop = settings.get("stop", ())
-        (ids,) = self.generate([self._prompt_ids(prompt)], listen=listen, **settings)
-        answer = self._text(ids, stop).strip()
+        (ids,) = self.generate([self.prompt_ids(prompt)], listen=listen, **settings)
+        answer = self.text(ids, stop).strip()
         if answer.startswith(told):
             tell(answer[len(told) :])
         return answer
@@ -117,27 +118,32 @@ class Artifact:
         temperature: float = 0.0,
         seed: int = 0,
         listen: Callable[[int], None] | None = None,
+        first: int = 0,
+        at_once: int = SEQUENCES_AT_ONCE,
         **more: Any,
     ) -> list[list[int]]:
         """Token ids of the answers, end token left out; greedy at temperature 0, else drawn from
-        `seed` and the place of the prompt.
+        `seed` and the number of the prompt.
 
-        listen: is given every token as it is drawn. more: top_p, top_k, min_p, repetition_penalty
-        and stop, as in `SamplingSettings`, which raises UserError for values that mean nothing.
+        listen: is given every token as it is drawn. first: the number of the first prompt, where
+        these are a part of many. at_once: answers that are computed together. more: top_p, top_k,
+        min_p, repetition_penalty and stop, as in `SamplingSettings`, which raises UserError for
+        values that mean nothing.
         """
         settings = SamplingSettings(max_new_tokens, temperature, **more)
         ends = self.rendering.end_token_ids
         # Prompts of like length are computed together; the order of answers is that of the prompts.
         order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
-        requests = [Request(prompts[n], [(seed, "generate", n)], listen) for n in order]
-        sampler = make_sampler(self.model, ends, self.renderer.tokenizer)
+        requests = [Request(prompts[n], [(seed, "generate", first + n)], listen) for n in order]
+        sampler = make_sampler(self.model, ends, self.renderer.tokenizer, at_once)
         answers: dict[int, list[int]] = {}
         for number, (completion,) in sampler.sample(requests, settings):
             ended = completion.finish == "end"
             answers[order[number]] = completion.ids[:-1] if ended else completion.ids
         return [answers[index] for index in range(len(prompts))]
 
-    def _text(self, ids: list[int], stop: Sequence[str]) -> str:
+    def text(self, ids: list[int], stop: Sequence[str] = ()) -> str:
+        """Tokens as text, without special ones, and without a stop string and what follows it."""
         text = self.renderer.tokenizer.decode(ids, skip_special_tokens=True)
         return cut_at_stop(text, stop)
 
@@ -148,10 +154,13 @@ class Artifact:
         user, assistant = {"role": "user", "content": prompt}, {"role": "assistant"}
         return self.renderer.prompt_completion([user], [assistant | {"content": answer}])
 
-    def _prompt_ids(self, prompt: str | list[dict[str, Any]]) -> list[int]:
+    def prompt_ids(
+        self, prompt: str | list[dict[str, Any]], tools: Tools | None = None
+    ) -> list[int]:
+        """What the model continues: a text, rendered as it was trained, or a conversation."""
         if isinstance(prompt, str) and not self.rendering.plain:
             prompt = [{"role": "user", "content": prompt}]
-        return self.renderer.prompt(prompt)
+        return self.renderer.prompt(prompt, tools)
 
 
 def base_of_adapter(folder: Path) -> str | None:
