@@ -41,6 +41,7 @@ ABOVE_THE_LINE = [
     "changes",
     "comparison",
     "reproduction",
+    "report",
 ]
 BELOW_THE_LINE = [
     "forest",

@@ -15,6 +15,7 @@ from hone.device import make_deterministic, use_threads
 from hone.errors import UserError
 from hone.files import write_json
 from hone.runs import Run
+from hone.verify.answers import write_answers
 from hone.verify.subject import Subject
 from hone.verify.verdicts import (
     FAILED,
@@ -55,6 +56,7 @@ def verify(
     (run.path / RESULT).parent.mkdir(exist_ok=True)
     write_json(run.path / RESULT, as_json(verdicts))
     run.event("verified", passed=passes(verdicts))
+    write_answers(subject)
     return verdicts
 
 

@@ -20,7 +20,7 @@ OTHERS = {"__init__", "commands", "arguments", "output", "failures"}
 OTHERS |= {"completion", "init_answers", "resolved"}
 
 # They do something, or print JSON anyway; whatever lists or shows has `--json`.
-WITHOUT_JSON = {"init", "resume", "remove", "chat", "recipe schema"}
+WITHOUT_JSON = {"init", "resume", "remove", "report", "chat", "recipe schema"}
 
 HEAVY = ("torch", "transformers", "datasets", "pyarrow", "pydantic", "ruamel", "rich", "numpy")
 
@@ -147,7 +147,7 @@ def test_the_shell_completes_commands_and_runs(tmp_path: Path) -> None:
         )
         return sorted(done.stdout.split())
 
-    assert completed("hone re") == ["recipe", "remove", "reproduce", "resume"]
+    assert completed("hone re") == ["recipe", "remove", "report", "reproduce", "resume"]
     assert completed("hone data s") == ["show", "split", "stats"]
     assert completed("hone show fi") == ["fifth", "first"]
     assert "--dry-run" in completed("hone run --d")
