@@ -80,6 +80,7 @@ BELOW_THE_LINE = [
     "verify",
     "rehearsal",
     "plots",
+    "side_by_side",
     "quickstart",
     "cli",
     "__main__",
