@@ -18,7 +18,14 @@ from hone.data.sources import open_source
 from hone.models import load_tokenizer
 from hone.recipe.load import LoadedRecipe, load_recipe
 from hone.recipe.training import BatchSize
-from hone.rehearsal.outlook import count_evaluations, data_outlook, tasks_outlook
+from hone.rehearsal.outlook import (
+    Outlook,
+    count_evaluations,
+    data_outlook,
+    forecast_s,
+    tasks_outlook,
+)
+from hone.rehearsal.play import Played
 from hone.rehearsal.rehearse import find_material, rehearse
 from hone.rehearsal.slices import first_and_longest, slice_recipe, write_rows
 from hone.runs import create_run
@@ -33,6 +40,7 @@ stages:
       evaluation: {share: 0.1, every: 5}
       batch: {samples: 8}
       steps: 20
+      precision: bf16
   - dpo: {data: preferences.jsonl, evaluation: {share: 0.1}, batch: {samples: 4}, steps: 5}
   - grpo:
       data: pairs.jsonl
@@ -122,13 +130,12 @@ def test_a_reward_that_raises_on_the_answers_is_found(folder: Path) -> None:
 
 
 def test_a_model_that_is_not_finite_in_bf16_is_found(folder: Path) -> None:
-    """First as it is, then with a number whose square is infinite in the row of a token."""
+    """A number whose square is infinite, in the row of a token that the data have."""
     made = create_run(load(folder, "stages:\n  - pretrain: {data: text.jsonl}\n"), "m", folder)
     prepare_base(made, made.loaded_recipe().recipe, Console(quiet=True))
     base = made.path / "base"
     stages = "stages:\n  - sft: {data: chat.jsonl, batch: {samples: 2}, precision: bf16}\n"
     recipe = load(folder, stages, f"model: {base}\n")
-    assert errors_of(recipe) == []
     weights = load_file(base / "model.safetensors")
     (token,) = load_tokenizer(str(base))("?", add_special_tokens=False)["input_ids"]
     weights["model.embed_tokens.weight"][token, 0] = 3e38
@@ -260,6 +267,7 @@ def test_the_outlook_counts_what_a_run_computes(folder: Path) -> None:
         assert outlook.tokens == pytest.approx(trained, rel=0.05)
     assert data_outlook(find_material(loaded, 0)).forward == 0  # type: ignore[arg-type]
     tasks, _ = stage_tasks(loaded, 3)
+    assert tasks_outlook(tasks).batches == 9
     assert tasks_outlook(tasks).answers == 4 * len(tasks.held_out.questions)  # before, 3, 6, 9
 
 
@@ -270,3 +278,14 @@ def test_evaluations_are_counted_as_they_are_made(folder: Path, steps: int, ever
     asked = evaluation.model_copy(update={"every": every})
     made = 1 + sum(step % every == 0 or step == steps for step in range(1, steps + 1))
     assert count_evaluations(asked, steps) == made
+
+
+def test_the_forecast_goes_by_the_pace() -> None:
+    """100 steps of 50 tokens and 600 tokens that are only read, at 100 tokens/s. Then 4 steps of
+    3 s with 2 batches of rollouts, each 2 s of it, and 10 answers of 8 tokens at 40 tokens/s.
+    """
+    played = Played(1, "sft", 0.5, 100.0, 0, 0.0, 0.0, None, {})
+    assert forecast_s(Outlook(100, 5000.0, 600.0), played) == pytest.approx(50 + 2)
+    played = Played(1, "grpo", 3.0, 100.0, 0, 2.0, 40.0, None, {})
+    sampled = Outlook(4, batches=2, answers=10, answer_tokens=8)
+    assert forecast_s(sampled, played) == pytest.approx(4 * 1 + 2 * 2 + 2)

@@ -23,13 +23,15 @@ FORWARD = 1 / 3  # of the work of going forward and back
 class Outlook:
     """A stage's work. tokens: that are trained on in all steps; forward: that are only read.
 
-    answers: completions that evaluations draw, of at most `answer_tokens` each. tokens is 0 where a
-    stage draws what it learns from: its steps are alike, and are counted.
+    Of a stage that draws what it learns from, `tokens` is 0, since its steps are alike. batches: of
+    rollouts, each for a step or several. answers: completions that evaluations draw, of at most
+    `answer_tokens` each.
     """
 
     steps: int
     tokens: float = 0.0
     forward: float = 0.0
+    batches: int = 0
     answers: int = 0
     answer_tokens: int = 0
 
@@ -37,9 +39,9 @@ class Outlook:
 def forecast_s(outlook: Outlook, played: Played) -> float:
     """Seconds that all steps and evaluations take at the pace of the rehearsal."""
     if not outlook.tokens:
-        drawn = outlook.answers * outlook.answer_tokens
-        sampling = drawn / played.sampled_tokens_per_s if played.sampled_tokens_per_s else 0.0
-        return outlook.steps * played.step_s + sampling
+        learning = played.step_s - played.sampling_s
+        evaluating = outlook.answers * outlook.answer_tokens / played.sampled_tokens_per_s
+        return outlook.steps * learning + outlook.batches * played.sampling_s + evaluating
     return (outlook.tokens + FORWARD * outlook.forward) / played.tokens_per_s
 
 
@@ -70,8 +72,12 @@ def tasks_outlook(tasks: Tasks) -> Outlook:
     """The work of a stage that samples."""
     settings = tasks.settings
     evaluated = count_evaluations(settings.evaluation, tasks.total_steps)
-    answers = evaluated * len(tasks.held_out.questions)
-    return Outlook(tasks.total_steps, answers=answers, answer_tokens=settings.completion_tokens)
+    return Outlook(
+        tasks.total_steps,
+        batches=tasks.batch_of(tasks.total_steps),
+        answers=evaluated * len(tasks.held_out.questions),
+        answer_tokens=settings.completion_tokens,
+    )
 
 
 def count_evaluations(evaluation: Occasions | None, steps: int) -> int:

@@ -46,8 +46,9 @@ Tell = Callable[[str, Any], None]
 class Played:
     """What the two steps of a stage took, by its own metrics.
 
-    stage: from 1. step_s, tokens_per_s: of the faster step, the other one may have had to warm up.
-    sampled_tokens_per_s: 0 where nothing is sampled. held_out: the loss (or reward) before step 1
+    stage: from 1. step_s, tokens_per_s: of the faster step, the other one may have had to warm up;
+    of those that sampled, where the stage does. sampling_s: seconds of it for sampling and scoring.
+    held_out: the loss (or reward) before step 1
     and after step 2, None where nothing is held out. trials: what came of each trial of the result.
     """
 
@@ -56,6 +57,7 @@ class Played:
     step_s: float
     tokens_per_s: float
     peak_memory_bytes: int
+    sampling_s: float
     sampled_tokens_per_s: float
     held_out: tuple[float, float] | None
     trials: dict[str, str]
@@ -138,13 +140,15 @@ def played(run: Run, index: int) -> Played:
     rows = read_metrics(run.stage_folder(index, method) / "metrics.jsonl")
     steps = [row for row in rows if "split" not in row]
     assert [row["step"] for row in steps] == list(range(1, STEPS + 1)), "a step is missing"
-    faster = max(steps, key=lambda row: float(row["tokens_per_s"]))
+    whole = [row for row in steps if "sampling_s" in row] or steps
+    faster = max(whole, key=lambda row: float(row["tokens_per_s"]))
     return Played(
         stage=index + 1,
         method=method,
         step_s=faster["step_s"],
         tokens_per_s=faster["tokens_per_s"],
         peak_memory_bytes=max(row["peak_memory_bytes"] for row in steps),
+        sampling_s=faster.get("sampling_s", 0.0) + faster.get("scoring_s", 0.0),
         sampled_tokens_per_s=faster.get("sampled_tokens_per_s", 0.0),
         held_out=held_out_of([row for row in rows if "split" in row]),
         trials={name: trial(run, index) for name, trial in TRIALS.items()},

@@ -2,8 +2,8 @@
 
 Called by `cli/check.py` where `hone check` has found no fault, so that all data are prepared. What
 comes of it are findings as those of `check_recipe`, and a figure or two for each stage. The folder
-holds data, cache and run of the rehearsal, and is removed however it ends; the process ends with
-this one. What is played and how: `play.py`; with what: `slices.py`.
+holds data, cache and run of the rehearsal, and is removed however it ends, but for `kill -9`; the
+process ends with this one. What is played and how: `play.py`; with what: `slices.py`.
 """
 
 import json

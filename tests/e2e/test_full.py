@@ -43,7 +43,7 @@ stages:
       learning_rate: 2e-4
       checkpoint: {every: 10}
   - grpo:
-      environment: {type: arithmetic, digits: 1, question: "What is {expression}?"}
+      environment: {type: arithmetic, question: "What is {expression}?"}
       evaluation: {every: 5, samples: 20}
       batch: {samples: 4}
       group: 6
