@@ -147,13 +147,17 @@ def follow(
 
 @contextmanager
 def playing(run: Path, folder: Path) -> Iterator["subprocess.Popen[str]"]:
-    """The process, with a cache of its own; it is gone afterwards, and what it started with it."""
+    """The process, with a cache and temporary files of its own; it is gone afterwards, and what it
+    started with it.
+    """
+    temporary = folder / "temporary"
+    temporary.mkdir()
     process = subprocess.Popen(
         [sys.executable, "-m", "hone.rehearsal.play", str(run)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "HONE_CACHE": str(folder / "cache")},
+        env={**os.environ, "HONE_CACHE": str(folder / "cache"), "TMPDIR": str(temporary)},
         start_new_session=True,  # a key press stops this process, which ends that one
     )
     try:
