@@ -75,7 +75,6 @@ BELOW_THE_LINE = [
     "sampling",
     "stages",
     "doctor",
-    "evaluate",
     "evaluation",
     "verify",
     "rehearsal",

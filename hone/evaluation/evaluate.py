@@ -82,8 +82,12 @@ def usual_measures(questions: Sequence[Question]) -> list[str]:
     return [PERPLEXITY if first.prompt is None else "exact"]
 
 
-def check_questions(questions: Sequence[Question], wanted: Wanted) -> None:
-    """Raises UserError for the first question that cannot be judged as wanted."""
+def check_questions(questions: Sequence[Question], wanted: Wanted, by: Sequence[str] = ()) -> None:
+    """Raises UserError for the first question that cannot be judged as wanted, or has no value in
+    one of the columns `by`.
+    """
+    for column in by:
+        values_of(questions, column)
     for question in questions:
         missing = _missing(question, wanted)
         if missing:

@@ -19,20 +19,18 @@ from rich.console import Console
 from rich.table import Table
 
 from hone.errors import UserError
-from hone.evaluate import (
-    Criteria,
+from hone.files import write_json
+from hone.intervals import Measure
+from hone.metrics import read_metrics
+from hone.plots import LOSS, Curve, plot_stages
+from hone.quickstart.asking import (
     Evaluation,
     ask_in_fresh_process,
     find_environment,
     most_reward,
 )
-from hone.files import write_json
-from hone.intervals import Measure
-from hone.metrics import read_metrics
-from hone.plots import LOSS, Curve, plot_stages
 from hone.quickstart.corpus import EVALUATION_QUESTIONS, FILES, CorpusFiles, write_corpus
 from hone.quickstart.questions import KINDS
-from hone.quickstart.styles import FORMAT, SAID
 from hone.recipe.load import load_recipe
 from hone.runs import Run, create_run
 from hone.signals import StopRequested
@@ -41,7 +39,6 @@ SEED = 0
 NAME = "quickstart"
 PLOT, SUMMARY = "curves.png", "summary.json"
 EXAMPLES_PER_KIND = 2
-CRITERIA = Criteria(said=SAID, format=FORMAT, rewarded="arithmetic")
 CURVES = {
     "dpo": Curve("accuracy", "pairs told apart (share)"),
     "grpo": Curve("reward", "mean reward"),
@@ -149,7 +146,7 @@ def train(run: Run, folder: Path, console: Console) -> None:
 def ask(run: Run, stage: int, files: CorpusFiles, console: Console) -> Evaluation:
     """The held-out questions, put to the saved result of a stage in a fresh process."""
     with console.status(f"asking held-out questions after stage {stage + 1}"):
-        return ask_in_fresh_process(run.path, stage, files.evaluation, CRITERIA)
+        return ask_in_fresh_process(run.path, stage, files.evaluation)
 
 
 def plot(run: Run, evaluations: Mapping[str, Evaluation], most: float, path: Path) -> None:

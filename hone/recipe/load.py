@@ -20,7 +20,9 @@ from hone.recipe.inherit import carry_over
 from hone.recipe.judge import spell_out, validate
 from hone.recipe.overrides import apply_overrides
 from hone.recipe.places import find_places
+from hone.recipe.policy import Grpo
 from hone.recipe.profiles import apply_profiles
+from hone.recipe.rewards import Environment
 from hone.recipe.schema import Recipe
 from hone.recipe.shape import Shape, recipe_shape, value_at, walk
 from hone.recipe.text import read_text
@@ -58,6 +60,20 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     faults += apply_profiles(given, origins, path)
     carry_over(given, origins)
     return _check(given, origins, faults, path.absolute().parent, text)
+
+
+def load_environment(text: str) -> Environment:
+    """The environment that a command line describes as it would stand in a recipe: `arithmetic`, or
+    `{type: answers, data: questions.jsonl}`. Raises UserError as `load_recipe` does.
+    """
+    given: dict[str, Any] = {"model": "none", "stages": [{"grpo": {}}]}
+    origins: Origins = {(): Origin("command line")}
+    override = f"grpo.environment={text}"
+    faults = apply_overrides(given, origins, [override], lambda: spell_out(given, origins))
+    loaded = _check(given, origins, faults, Path.cwd(), "")
+    settings = loaded.recipe.stages[0].settings
+    assert isinstance(settings, Grpo) and settings.environment is not None, "checked just now"
+    return settings.environment
 
 
 def load_resolved(resolved: dict[str, Any], folder: Path) -> LoadedRecipe:
@@ -197,6 +213,7 @@ __all__ = [
     "LoadedRecipe",
     "describe_resolved",
     "json_schema",
+    "load_environment",
     "load_recipe",
     "load_resolved",
 ]

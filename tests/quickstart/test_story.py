@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from hone.evaluate import Evaluation
 from hone.intervals import Measure
+from hone.quickstart.asking import Evaluation
 from hone.quickstart.corpus import EVALUATION_QUESTIONS, write_corpus
 from hone.quickstart.questions import KINDS
 from hone.quickstart.story import ROWS, run_quickstart, show
