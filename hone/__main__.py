@@ -1,8 +1,6 @@
 """`python -m hone` is the command `hone`."""
 
-import sys
-
-from hone.cli import main
+from hone.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -21,6 +21,13 @@ from hone.signals import uninterrupted
 MANIFEST = "manifest.json"
 STATE = "state.json"
 
+Announce = Callable[[Path, str], None]
+"""Is told a folder's name and the SHA-256 of its manifest, right before the folder appears."""
+
+
+def say_nothing(folder: Path, sha256: str) -> None:
+    """For folders of which no record is kept."""
+
 
 @dataclass(frozen=True)
 class CheckpointState:
@@ -53,7 +60,11 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step_"))
 
 
-def write_folder(final: Path, write: Callable[[Path], None]) -> None:
+def write_folder(
+    final: Path,
+    write: Callable[[Path], None],
+    announce: Announce = say_nothing,
+) -> None:
     """Have `write` fill a folder that appears under the name `final` only when it is complete and
     on disk.
 
@@ -73,6 +84,7 @@ def write_folder(final: Path, write: Callable[[Path], None]) -> None:
         (temporary / MANIFEST).write_text(json.dumps({"schema": 1, "files": manifest}, indent=1))
         sync(temporary / MANIFEST)
         sync(temporary)
+        announce(final, hash_manifest(temporary))
         with uninterrupted():
             if final.exists():
                 shutil.rmtree(final)
@@ -100,6 +112,11 @@ def find_fault(folder: Path) -> str | None:
         if _describe(path)["sha256"] != expected["sha256"]:
             return f"{name} differs from its SHA-256 in {MANIFEST}"
     return None
+
+
+def hash_manifest(folder: Path) -> str:
+    """SHA-256 of the manifest of a written folder, and so of all that it holds."""
+    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
 
 
 def save_checkpoint(folder: Path, state: CheckpointState, write: Callable[[Path], None]) -> Path:

@@ -128,6 +128,22 @@ class Run:
         """The events in order; lines that a power loss has torn are left out."""
         return read_json_lines(self.path / "events.jsonl")
 
+    def announce(self, folder: Path, sha256: str) -> None:
+        """Record the manifest's SHA-256 of a model that is about to appear in the run.
+
+        Before and not after, so that a kill between the two leaves no model without its record: the
+        newest record of a folder is always of what stands there, or of what is made again.
+        """
+        self.event("saved", folder=str(folder.relative_to(self.path)), sha256=sha256)
+        sync(self.path / "events.jsonl")
+
+    def announced(self, folder: Path) -> str | None:
+        """The newest SHA-256 that `announce` recorded of a folder, or None."""
+        name = str(folder.relative_to(self.path))
+        saved = [mapped(event, reveal) for event in self.events() if event["event"] == "saved"]
+        found = [event["sha256"] for event in saved if event["folder"] == name]
+        return found[-1] if found else None
+
     def read_lock_json(self) -> dict[str, Any]:
         """lock.json: what the run's bytes depend on, `${NAME}` expanded from the environment."""
         table: dict[str, Any] = mapped(read_json(self.path / "lock.json") or {}, reveal)

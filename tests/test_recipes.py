@@ -99,7 +99,7 @@ def test_the_quickstart_recipe(tmp_path: Path) -> None:
     files = write_corpus(tmp_path, seed=0)
     assert files.recipe.read_bytes() == (RECIPES / "quickstart.yaml").read_bytes()
     few = ("pretrain.steps=3", "sft.steps=3", "dpo.steps=2", "grpo.steps=1")
-    fewer = ("grpo.batch.samples=2", "grpo.environment.evaluation_share=0.001")
+    fewer = ("grpo.batch.samples=2", "grpo.evaluation.samples=4")
     hone(tmp_path, "run", str(files.recipe), *few, *fewer, "--name", "first")
     assert (tmp_path / "runs" / "first" / "DONE").exists()
 

@@ -1,9 +1,11 @@
 """The command line: one file per command, imported on use.
 
-`main` is the installed command and `python -m hone`. `commands.py` holds the table of commands,
+`command` is the installed command and `python -m hone`. `commands.py` holds the table of commands,
 `arguments.py` what several of them take, `output.py` how they print, `failures.py` how they fail.
 """
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +13,16 @@ from contextlib import suppress
 from typing import NoReturn
 
 from hone import signals
+
+# Importing torch and transformers makes a million objects that stay; looking for garbage among them
+# in Python's usual rhythm takes a sixth of the start (docs/log.md).
+OBJECTS_BETWEEN_COLLECTIONS = 50_000, 50, 50
+
+
+def command() -> NoReturn:
+    """The whole life of a process that is one command."""
+    gc.set_threshold(*OBJECTS_BETWEEN_COLLECTIONS)
+    _leave(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _leave(exit_code: int) -> NoReturn:
     """End the process without taking the libraries down, which takes them a second or more."""
+    atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # nobody reads it
             stream.flush()

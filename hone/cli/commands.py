@@ -38,11 +38,11 @@ COMMANDS = {
     "show": Command("hone.cli.show:show", "Describe a run."),
     "rollouts": Command("hone.cli.rollouts:rollouts", "Show what a run's model has answered."),
     "verify": Command("hone.cli.verify:verify", "Prove what a run says about its model."),
-    "report": Command("hone.cli.report:report", "Write all about a run on one page."),
-    "compare": Command("hone.cli.compare:compare", "Show two runs beside each other."),
     "evaluate": Command(
         "hone.cli.evaluate:evaluate", "Measure how well a model answers questions."
     ),
+    "compare": Command("hone.cli.compare:compare", "Show two runs beside each other."),
+    "report": Command("hone.cli.report:report", "Write all about a run on one page."),
     "reproduce": Command("hone.cli.reproduce:reproduce", "Make a run again and compare the bytes."),
     "remove": Command("hone.cli.remove:remove", "Delete runs."),
     "generate": Command("hone.cli.generate:generate", "Let a run's result answer prompts."),

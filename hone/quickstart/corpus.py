@@ -48,6 +48,8 @@ FILES = (
     "pairs.jsonl",
     "practice.jsonl",
     "evaluation.jsonl",
+    "held-out.jsonl",
+    "held-out-sums.jsonl",
     "recipe.yaml",
 )
 
@@ -61,6 +63,8 @@ class CorpusFiles:
     pairs: Path
     practice: Path
     evaluation: Path
+    held_out: Path
+    held_out_sums: Path
     recipe: Path
 
 
@@ -78,6 +82,8 @@ def write_corpus(
     _write_rows(files.pairs, make_pairs(seed))
     _write_rows(files.practice, make_practice(seed))
     _write_rows(files.evaluation, make_evaluation(seed, questions))
+    _write_rows(files.held_out, make_held_out(seed, questions))
+    _write_rows(files.held_out_sums, make_held_out_sums(seed, questions))
     recipe = resources.files("hone.quickstart").joinpath("recipe.yaml")
     write_whole(files.recipe, recipe.read_bytes())
     return files
@@ -154,6 +160,38 @@ def make_evaluation(
         row = {"prompt": question.prompt, "answer": question.answer, "kind": question.kind}
         rows.append(row | {"chosen": chosen, "rejected": rejected})
     return rows
+
+
+def make_held_out(
+    seed: int, questions: Mapping[str, int] = EVALUATION_QUESTIONS
+) -> list[dict[str, Any]]:
+    """What the stages of fine-tuning and preference hold out: the questions of the evaluation as
+    conversations, with an answer in a style of fine-tuning, and with the pair of answers.
+    """
+    draw = random.Random(f"{seed} held out styles")
+    asked = _ask_all("evaluation", seed, questions, held_out=True)
+    return [
+        {
+            "prompt": [_message("user", row["prompt"])],
+            "completion": [
+                _message("assistant", word_answer(question.said, draw_style(draw), draw))
+            ],
+            "chosen": [_message("assistant", row["chosen"])],
+            "rejected": [_message("assistant", row["rejected"])],
+        }
+        for question, row in zip(asked, make_evaluation(seed, questions), strict=True)
+    ]
+
+
+def make_held_out_sums(
+    seed: int, questions: Mapping[str, int] = EVALUATION_QUESTIONS
+) -> list[dict[str, Any]]:
+    """What the stage of practice holds out: the sums of the evaluation."""
+    return [
+        {"prompt": [_message("user", row["prompt"])], "answer": row["answer"]}
+        for row in make_evaluation(seed, questions)
+        if row["kind"] == "arithmetic"
+    ]
 
 
 def _ask_all(

@@ -136,7 +136,7 @@ class StageReport:
             ("Data", _data_in_words(self)),
             ("Trained", _trained_in_words(settings.get("adapter"))),
             ("Loss", words.value(settings["loss"]) if settings.get("loss") else ""),
-            ("Rewards", words.value(settings.get("rewards") or [])),
+            ("Rewards", _rewards_in_words(settings.get("rewards") or [])),
             ("Completions", f"{settings['group']} of each prompt" if "group" in settings else ""),
             ("Batch", words.value(settings.get("batch"))),
             ("Learning rate", _rate_in_words(settings)),
@@ -244,6 +244,13 @@ def _trained_in_words(adapter: Any) -> str:
     told = [f"{name} {words.number(adapter[name])}" for name in names if adapter.get(name)]
     flags = [name for name in ("rslora", "dora") if adapter.get(name)]
     return ", ".join([str(adapter.get("type")), *told, *flags])
+
+
+def _rewards_in_words(rewards: list[dict[str, Any]]) -> str:
+    return ", ".join(
+        f"{reward['function']}" + (f" x {weight:g}" if (weight := reward["weight"]) != 1 else "")
+        for reward in rewards
+    )
 
 
 def _rate_in_words(settings: dict[str, Any]) -> str:

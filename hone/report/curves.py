@@ -35,7 +35,9 @@ KNOWN = [
     Curve("learning_rate", "Learning rate", "of the step", smooth=False),
     Curve("grad_norm", "Gradient norm", "before it is clipped"),
     Curve("tokens_per_s", "Throughput", "tokens a second"),
-    Curve("peak_memory_bytes", "Memory", "peak of the step", False, words.memory, words.memory),
+    Curve(
+        "peak_memory_bytes", "Memory", "peak of the step", False, words.memory, words.memory_tick
+    ),
 ]
 LOSS_UNITS = {"pretrain": "nats per trained token", "sft": "nats per trained token"}
 

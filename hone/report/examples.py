@@ -18,7 +18,7 @@ from hone.runs import Run
 ANSWERS = Path("verify", "answers.json")
 MOST_ANSWERS = 12  # of a stage
 MOST_COMPLETIONS = 8  # of a group
-MOST_FAILURES = 4
+MOST_UNSCORED = 2  # groups
 LONGEST = 400  # characters of a completion
 
 
@@ -113,9 +113,9 @@ def _groups(files: Sequence[RolloutFile], rows: Sequence[Row]) -> list[GroupShow
             shown.append(_group(f"training, step {file.step:,}", (spread or groups)[0]))
     failed = {row["step"] for row in rows if row.get("failed_share") and "split" not in row}
     for file in [file for file in reversed(steps) if file.step in failed][:1]:
-        rollouts = [rollout for rollout in file.read() if rollout.failure]
-        for rollout in rollouts[:MOST_FAILURES]:
-            shown.append(_group(f"could not be scored, step {file.step:,}", [rollout]))
+        unscored = groups_of(rollout for rollout in file.read() if rollout.failure)
+        for group in unscored[:MOST_UNSCORED]:
+            shown.append(_group(f"could not be scored, step {file.step:,}", group))
     return shown
 
 

@@ -12,6 +12,7 @@ from hone.report import words
 
 SIGNS = {"passed": "✓", "failed": "✕", "not_applicable": words.NONE}
 MOST_PARTS = 40  # of a check
+MOST_EXAMPLES = 5  # of those among details
 WIDEST = 4.0  # of a scale on which a share still shows
 INTERVAL = ("low", "high")  # how details name the ends of a 95 % interval around the value
 
@@ -107,17 +108,43 @@ def _check(table: dict[str, Any]) -> CheckReport:
 
 def _part(table: dict[str, Any]) -> PartReport:
     details = dict(table.get("details") or {})
-    ends = [details.get(name) for name in INTERVAL]
-    interval = None
-    if all(isinstance(end, int | float) for end in ends):
-        interval = float(ends[0]), float(ends[1])  # type: ignore[arg-type]
+    interval = _ends(details)
+    if interval:
         details = {name: each for name, each in details.items() if name not in INTERVAL}
+    for name, each in list(details.items()):
+        if interval is None and _is_measure(each) and each["mean"] == table.get("value"):
+            interval = _ends(details.pop(name))
     return PartReport(
         **_shared(table),
         of=str(table.get("of", "")),
         interval=interval,
-        details=[(name.replace("_", " "), words.value(each)) for name, each in details.items()],
+        details=[
+            (name.replace("_", " "), text)
+            for name, each in details.items()
+            if (text := _detail(each))
+        ],
     )
+
+
+def _ends(table: dict[str, Any]) -> tuple[float, float] | None:
+    low, high = (table.get(name) for name in INTERVAL)
+    if isinstance(low, int | float) and isinstance(high, int | float):
+        return float(low), float(high)
+    return None
+
+
+def _is_measure(value: Any) -> bool:
+    """True for a `hone.intervals.Measure` as a table."""
+    return isinstance(value, dict) and {"mean", *INTERVAL} <= set(value)
+
+
+def _detail(value: Any) -> str:
+    if _is_measure(value):
+        mean, low, high = (words.number(value[name]) for name in ("mean", *INTERVAL))
+        return f"{mean} ({low} to {high})"
+    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        return "".join(f"\n{words.value(each)}" for each in value[:MOST_EXAMPLES])
+    return words.value(value)
 
 
 def _shared(table: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,16 @@ def number(value: object) -> str:
     return f"{value:,.0f}" if 1e3 <= abs(value) < 1e9 else _short(f"{value:.3g}")
 
 
+def brief(value: float) -> str:
+    """A figure to be taken in at a glance: three significant digits."""
+    return number(float(f"{value:.3g}"))
+
+
+def count(number_of: int, what: str) -> str:
+    """ "1 step", "2 steps"."""
+    return f"{number_of:,} {what}" + ("" if number_of == 1 else "s")
+
+
 def tick(value: float) -> str:
     """A figure beside an axis."""
     if abs(value) >= 1e4:
@@ -36,12 +46,17 @@ def share(value: float) -> str:
     return f"{100 * value:.3g} %"
 
 
-def memory(num_bytes: float) -> str:
+def memory(num_bytes: float, digits: int = 3) -> str:
     """Bytes in the largest unit that fits: "1.2 GB"."""
     for unit, large in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if abs(num_bytes) >= large:
-            return f"{num_bytes / large:.3g} {unit}"
+            return f"{num_bytes / large:.{digits}g} {unit}"
     return f"{num_bytes:.0f} B"
+
+
+def memory_tick(num_bytes: float) -> str:
+    """Bytes beside an axis, where neighbours are to differ."""
+    return memory(num_bytes, digits=4)
 
 
 def duration(seconds: float) -> str:

@@ -56,6 +56,8 @@ def render(report: Report, variables: list[tuple[str, str]]) -> str:
     )
     environment.filters |= {
         "number": words.number,
+        "brief": words.brief,
+        "count": words.count,
         "duration": words.duration,
         "memory": words.memory,
         "moment": words.moment,

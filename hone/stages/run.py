@@ -163,7 +163,7 @@ def prepare_base(run: Run, recipe: Recipe, console: Console) -> Start:
             save_model(module, folder)
             tokenizer.save_pretrained(folder)
 
-        write_folder(base, write)
+        write_folder(base, write, run.announce)
         size = sum(parameter.numel() for parameter in module.parameters())
         console.print(
             f"base: a new {model.architecture} model with {size:,} parameters and "

@@ -18,7 +18,7 @@ from hone.adapters import (
     wished_kind,
 )
 from hone.architecture import check_model, empty_model
-from hone.checkpoints import find_fault, write_folder
+from hone.checkpoints import Announce, find_fault, say_nothing, write_folder
 from hone.device import Precision, seed_torch
 from hone.errors import UserError
 from hone.model_files import NOTHING, Trust, check_adapter_files
@@ -91,11 +91,12 @@ def build_model(
     device: torch.device,
     layout: str,
     seed: tuple[int, ...],
+    announce: Announce = say_nothing,
 ) -> LanguageModel:
     """The model of a stage with what is trained, from its start or from one of its checkpoints.
 
-    added: tokens that the stage adds. folder: the stage's; a base of its own is kept there. seed:
-    what the initial adapters are drawn from.
+    added: tokens that the stage adds. folder: the stage's; a base of its own is kept there, and
+    announced. seed: what the initial adapters are drawn from.
     """
     if isinstance(adapter, Full):
         source = str(checkpoint) if checkpoint else start.base
@@ -111,7 +112,7 @@ def build_model(
     before = plan_adapter(start, adapter, added)
     base = start.base
     if before == "merge" or not has_all_rows(start, added):
-        base = str(own_base(start, folder, added))
+        base = str(own_base(start, folder, added, announce))
     bits = adapter.bits if isinstance(adapter, QLora) else None
     weights = (
         read_quantised(base, bits, precision.weights, device, start.trust)
@@ -235,7 +236,9 @@ def merge(weights: PreTrainedModel, adapter: Path, trust: Trust = NOTHING) -> Pr
     return merged.to(dtype)
 
 
-def own_base(start: Start, folder: Path, added: AddedTokens = NONE) -> Path:
+def own_base(
+    start: Start, folder: Path, added: AddedTokens = NONE, announce: Announce = say_nothing
+) -> Path:
     """The model that a new adapter stands on where it cannot be the start's: with the adapter of
     the stage before merged, and rows for added tokens. Kept in the stage's folder, made only once.
     """
@@ -246,7 +249,7 @@ def own_base(start: Start, folder: Path, added: AddedTokens = NONE) -> Path:
         if start.adapter:
             weights = merge(weights, start.adapter, start.trust)
         grow(weights, added)
-        write_folder(base, lambda path: save_model(weights, path))
+        write_folder(base, lambda path: save_model(weights, path), announce)
     return base
 
 

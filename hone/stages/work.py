@@ -148,6 +148,7 @@ class StageWork(ABC, Generic[MaterialOf]):
             device=device,
             layout=settings.layout,
             seed=(self.recipe.seed, self.index),
+            announce=self.run.announce,
         )
         if settings.gradient_checkpointing:
             model.causal.activation_checkpointing_enable({"use_reentrant": False})
@@ -234,7 +235,7 @@ class StageWork(ABC, Generic[MaterialOf]):
 
         try:
             write_making_room(
-                lambda: write_folder(self.folder / "model", write),
+                lambda: write_folder(self.folder / "model", write, self.run.announce),
                 training.checkpoints,
                 state.best_step,
             )

@@ -16,6 +16,10 @@ from hone.errors import UserError
 from hone.files import write_json
 from hone.runs import Run
 from hone.verify.answers import write_answers
+from hone.verify.artifacts import check_artifacts
+from hone.verify.merged import check_merged
+from hone.verify.parameters import check_parameters
+from hone.verify.stages import check_stages
 from hone.verify.subject import Subject
 from hone.verify.verdicts import (
     FAILED,
@@ -38,7 +42,27 @@ class Check:
 
 
 # In the order in which they are made; the names are those of `recipe/verify.py`.
-CHECKS: dict[str, Check] = {}
+CHECKS: dict[str, Check] = {
+    "artifacts": Check(
+        "files against their manifests and the run's record of what it saved; bases, tokenizer, "
+        "template and end tokens; logits loaded by transformers and PEFT alone against Hone's",
+        check_artifacts,
+    ),
+    "parameters": Check(
+        "trained tensors against where their stage started, derived again; every file of the base "
+        "against its SHA-256",
+        check_parameters,
+    ),
+    "stages": Check(
+        "distances of log-probabilities over the whole vocabulary between each result, the one "
+        "before it and where that one started, on held-out texts of the stage before",
+        check_stages,
+    ),
+    "merged": Check(
+        "logits of the weights with the adapter merged in fp32 against those with it beside them",
+        check_merged,
+    ),
+}
 
 
 def verify(

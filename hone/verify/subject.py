@@ -5,7 +5,7 @@ the second. Models are loaded when a check asks for them; the last two stay.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from hone.recipe.schema import Recipe
 from hone.recipe.training import TrainingStage
 from hone.recipe.verify import Verify
 from hone.runs import Run
-from hone.sampling import Artifact, load_artifact, load_rendering
+from hone.sampling import Artifact, load_artifact, load_rendering, load_trained_model
 from hone.stages.data import StageData
 from hone.stages.methods import WORK
 from hone.stages.run import find_result, quieten_libraries
@@ -104,11 +104,11 @@ class Subject:
         return self.load(str(stage.model))
 
     def _load(self, source: str, as_result: StageResult | None = None) -> Artifact:
-        artifact = load_artifact(source, self.device, trust=self.trust)
         if as_result is None:
-            return artifact
-        renderer, rendering = load_rendering(str(as_result.model), self.trust)
-        return replace(artifact, renderer=renderer, rendering=rendering)
+            return load_artifact(source, self.device, trust=self.trust)
+        # A base of the stage's own has no tokenizer beside it.
+        model = load_trained_model(source, self.device, torch.float32, self.trust)
+        return Artifact(model, *load_rendering(str(as_result.model), self.trust))
 
     def _material(self, stage: StageResult) -> StageData | Tasks:
         """What the stage learned from, opened as it was when the run began."""

@@ -42,3 +42,17 @@ def test_a_wrong_key_is_found_at_once(tmp_path: Path, command: str) -> None:
     assert code == 2
     assert 'unknown key "stepz"; did you mean "steps"?' in said
     assert seconds < CHECK_LIMIT_S
+
+
+def test_what_is_registered_for_the_end_is_still_done() -> None:
+    """The libraries are not taken down, but temporary folders go and everything is printed."""
+    script = (
+        "import atexit, sys\n"
+        "from hone.cli import command\n"
+        "atexit.register(print, 'the end')\n"
+        "sys.argv = ['hone', 'version']\n"
+        "command()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("the end\n") and "torch" in done.stdout

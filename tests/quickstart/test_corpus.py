@@ -14,6 +14,8 @@ from hone.quickstart.corpus import (
     SLIPS,
     make_conversations,
     make_evaluation,
+    make_held_out,
+    make_held_out_sums,
     make_pairs,
     make_practice,
     make_texts,
@@ -200,6 +202,21 @@ def style_of(answer: str) -> str:
     if answer.endswith(". Happy to help!"):
         return "polite"
     return "unsure" if answer.endswith((", I guess", ", I think")) else "bare"
+
+
+def test_what_the_stages_hold_out_is_what_is_evaluated() -> None:
+    """The same questions in the same order, and nothing that a stage has learned from."""
+    held_out, sums = make_held_out(0), make_held_out_sums(0)
+    assert [row["prompt"][0]["content"] for row in held_out] == [
+        row["prompt"] for row in EVALUATION
+    ]
+    for row, known in zip(held_out, EVALUATION, strict=True):
+        assert row["chosen"][0]["content"] == known["chosen"] != row["rejected"][0]["content"]
+        assert known["answer"] in row["completion"][0]["content"]
+    arithmetic = [
+        (row["prompt"], row["answer"]) for row in EVALUATION if row["kind"] == "arithmetic"
+    ]
+    assert [(row["prompt"][0]["content"], row["answer"]) for row in sums] == arithmetic
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:

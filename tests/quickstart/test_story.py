@@ -23,7 +23,6 @@ SHORT = [
     "dpo.steps=2",
     "grpo.steps=1",
     "grpo.batch.samples=2",
-    "grpo.environment.evaluation_share=0.001",
     "threads=1",
 ]
 FEW = dict.fromkeys(KINDS, 4)
