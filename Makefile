@@ -8,7 +8,8 @@ IN_RANGE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 # `make setup PYTHON=/path/to/python3.12` names the interpreter; otherwise the first of these that fits is used.
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 
-.PHONY: setup quickstart test test-quick bench lint fix
+.PHONY: setup quickstart test test-quick bench lint fix \
+    test-e2e-quick test-e2e-workflow test-e2e-real-model test-e2e-full test-e2e-all
 
 setup: $(STAMP)
 
@@ -34,10 +35,27 @@ quickstart: setup
 
 # One thread a worker: two workers with two threads each are slower on two cores.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not gpu and not bench'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not gpu and not bench and not e2e_workflow and not e2e_real_model and not e2e_full'
 
 test-quick: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m quick
+
+# End to end with the real command, in tiers. Each writes what it ran, how long that took and on what
+# machine into build/e2e/<tier>.json. HONE_E2E_MODEL=<Hub id or folder> is the real model, where it is set.
+E2E = HONE_E2E_REPORT=build/e2e/$(1).json $(BIN)/python -m pytest tests/e2e -m e2e_$(subst -,_,$(1))
+
+test-e2e-quick: test-e2e-workflow
+
+test-e2e-workflow: setup
+	$(call E2E,workflow)
+
+test-e2e-real-model: setup
+	$(call E2E,real-model)
+
+test-e2e-full: setup
+	$(call E2E,full)
+
+test-e2e-all: test-e2e-workflow test-e2e-real-model test-e2e-full
 
 bench: setup
 	$(BIN)/python -m benchmarks.sft

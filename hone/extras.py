@@ -29,6 +29,7 @@ EXTRAS = {
     "jsonschema": Extra(
         ("jsonschema", "referencing"), "environment: {type: rules, rules: [{type: json}]}"
     ),
+    "lm_eval": Extra(("lm_eval",), "tasks of the field: lm_eval --model hf, docs/evaluation.md"),
 }
 
 

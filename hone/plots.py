@@ -46,13 +46,13 @@ def plot_stages(
     for column, (title, (rows, curve)) in enumerate(stages.items()):
         panel = figure.add_subplot(grid[0, column])
         _draw_curve(panel, rows, curve)
-        _dress(panel, title, curve.label)
+        dress(panel, title, curve.label)
         panel.set_xlabel("step", color=INK)
         if column == 0:
             panel.legend(frameon=False, fontsize=9)
     panel = figure.add_subplot(grid[1, :])
     _draw_measures(panel, list(stages), measured)
-    _dress(panel, "held-out questions after each stage", "share, with its 95 % interval")
+    dress(panel, "held-out questions after each stage", "share, with its 95 % interval")
     panel.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
@@ -86,7 +86,8 @@ def _draw_measures(
     panel.set_ylim(-0.03, 1.03)
 
 
-def _dress(panel: Any, title: str, label: str) -> None:
+def dress(panel: Any, title: str, label: str) -> None:
+    """Title, label and quiet axes, the same for every panel."""
     panel.set_title(title, loc="left", fontweight="bold", color=INK)
     panel.set_ylabel(label, color=INK)
     panel.grid(alpha=0.25)

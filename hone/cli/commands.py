@@ -41,6 +41,7 @@ COMMANDS = {
     "evaluate": Command(
         "hone.cli.evaluate:evaluate", "Measure how well a model answers questions."
     ),
+    "compare": Command("hone.cli.compare:compare", "Show two runs beside each other."),
     "report": Command("hone.cli.report:report", "Write all about a run on one page."),
     "reproduce": Command("hone.cli.reproduce:reproduce", "Make a run again and compare the bytes."),
     "remove": Command("hone.cli.remove:remove", "Delete runs."),

@@ -11,10 +11,9 @@ import pytest
 from hone.cli.commands import invoke
 from hone.evaluation.stored import list_evaluations, read_evaluation
 from hone.metrics import read_metrics
-from hone.recipe.load import load_recipe
-from hone.runs import Run, create_run
+from hone.runs import Run
 from tests.evaluation.ground import sums, write_model, write_rows
-from tests.workbench import hone, kill, start, work, write_bench
+from tests.workbench import hone, kill, start
 
 ASKED = ["evaluate", "model", "--on", "sums.jsonl", "--measure", "exact,f1,perplexity"]
 DRAWN = ["--max-tokens", "8", "--temperature", "1", "--seed", "3", "--batch", "4"]
@@ -28,18 +27,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_rows(tmp_path / "sums.jsonl", sums(240))
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of three steps, with the loss on all of chat.jsonl in its metrics."""
-    folder = tmp_path_factory.mktemp("bench")
-    write_bench(folder)
-    overrides = ["sft.steps=3", "sft.evaluation.samples=null", "sft.precision=fp32"]
-    overrides += ["sft.learning_rate=0.05", "sft.evaluation.data=chat.jsonl"]
-    made = create_run(load_recipe(folder / "recipe.yaml", overrides), "first", folder / "runs")
-    work(made)
-    return made
 
 
 def kept(folder: Path, name: str) -> tuple[bytes, bytes]:

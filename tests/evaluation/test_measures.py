@@ -92,6 +92,21 @@ def test_rouge_is_that_of_the_slow_computation() -> None:
             assert rouge_n(*texts, n) == pytest.approx(by_division(shared, len(runs), total))
 
 
+def test_rouge_is_that_of_the_package_that_the_field_uses() -> None:
+    """It knows no letters but those of ASCII, so only such texts are compared."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False)
+    names = {"rouge1": "rouge_1", "rouge2": "rouge_2", "rougeL": "rouge_l"}
+    draw = random.Random(4)
+    words = [word for word in WORDS if word.isascii()]
+    for _ in range(300):
+        answer, expected = (" ".join(draw.choices(words, k=draw.randint(0, 12))) for _ in "ab")
+        for theirs, found in scorer.score(expected, answer).items():
+            ours = MEASURES[names[theirs]](answer, expected)
+            assert ours == pytest.approx(found.fmeasure, abs=1e-12), (theirs, answer, expected)
+
+
 def by_division(shared: int, said: int, wanted: int) -> float:
     """The F-measure from precision and recall."""
     if not shared:
