@@ -75,6 +75,7 @@ BELOW_THE_LINE = [
     "stages",
     "doctor",
     "evaluate",
+    "estimate",
     "verify",
     "plots",
     "quickstart",

@@ -7,6 +7,7 @@ from hone.cli.output import print_json
 from hone.errors import UserError
 
 if TYPE_CHECKING:
+    from hone.recipe.load import LoadedRecipe
     from hone.stages.run import Finding
 
 
@@ -34,6 +35,8 @@ def check(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False) 
     from hone.stages.run import check_recipe
 
     findings = check_recipe(loaded)
+    if all(finding.severity != "error" for finding in findings):
+        findings += _check_memory(loaded)
     ok = all(finding.severity != "error" for finding in findings)
     if as_json:
         print_json({"ok": ok, "findings": [_as_json(finding) for finding in findings]})
@@ -44,6 +47,16 @@ def check(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False) 
                 print(f"  hint: {finding.hint}")
         print(f"{recipe}: {'nothing is wrong' if ok else 'this cannot be carried out'}")
     return 0 if ok else 1
+
+
+def _check_memory(loaded: "LoadedRecipe") -> "list[Finding]":
+    from hone.estimate.fitting import check_memory
+    from hone.stages.run import Finding
+
+    try:
+        return [Finding("note", note) for note in check_memory(loaded, with_data=True)]
+    except UserError as error:
+        return [Finding("error", error.message, error.hint)]
 
 
 def _as_json(finding: "Finding") -> dict[str, Any]:

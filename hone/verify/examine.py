@@ -15,6 +15,7 @@ from hone.device import make_deterministic, use_threads
 from hone.errors import UserError
 from hone.files import write_json
 from hone.runs import Run
+from hone.verify.memory import check_memory
 from hone.verify.subject import Subject
 from hone.verify.verdicts import (
     FAILED,
@@ -37,7 +38,12 @@ class Check:
 
 
 # In the order in which they are made; the names are those of `recipe/verify.py`.
-CHECKS: dict[str, Check] = {}
+CHECKS: dict[str, Check] = {
+    "memory": Check(
+        "peak of a few steps with the adapter beside full fine-tuning, both in fresh processes",
+        check_memory,
+    ),
+}
 
 
 def verify(
