@@ -174,6 +174,11 @@ def _segment_mask(
     return mask if window is None else mask.triu(offset - window + 1)
 
 
+def forget_masks() -> None:
+    """Free the masks that are kept for spans that come again."""
+    _segment_mask.cache_clear()
+
+
 def tree_arrays(spans: tuple[Span, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Per token of the row: (enter, leave, position), (T,) int32 each.
 

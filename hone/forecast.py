@@ -1,21 +1,19 @@
-"""What a stage will take, said before step 1: room on the disk, and memory for the weights.
+"""What a stage will take on the disk, said before step 1; the figures are upper bounds.
 
-Called by `stages/`. The disk's figures are upper bounds, those of the memory lower ones: what is
-computed at once can be cut to fit, weights and optimizer state cannot.
+Called by `stages/` and by `estimate/`, which says the same of the memory.
 """
 
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
-import torch
 from peft import PeftModel
-from transformers import PreTrainedModel
+from torch import nn
 
 from hone.checkpoints import folder_bytes
-from hone.device import choose_precision
 from hone.errors import UserError
 from hone.memory import in_words
-from hone.recipe.training import Full, QLora, TrainingStage
+from hone.recipe.training import TrainingStage
 from hone.training import Training
 
 # Bytes of state for each trained parameter, at least and at most. AdamW keeps two means in fp32, in
@@ -42,57 +40,35 @@ class DiskForecast:
         )
 
 
-def check_memory(
-    model: PreTrainedModel, settings: TrainingStage, device: torch.device, limit: int
-) -> None:
-    """Raises UserError where weights, gradients and optimizer state alone are over `limit` bytes.
-
-    model: the stage's base, which may be without weights.
-    """
-    adapter = settings.trains
-    count = sum(parameter.numel() for parameter in model.parameters())
-    if isinstance(adapter, Full):
-        trained = count if adapter.layers == "all" else 0
-        needed = 4 * count + (4 + STATE_BYTES[settings.optimizer.type][0]) * trained
-    else:
-        precision = choose_precision(settings.precision, device, trains_weights=False)
-        bits = adapter.bits if isinstance(adapter, QLora) else 8 * precision.weights.itemsize
-        needed = count * bits // 8
-    if needed > limit:
-        raise UserError(
-            f"the weights, gradients and optimizer state of {count:,} parameters take at least "
-            f"{in_words(needed)}, and the run may hold {in_words(limit)}",
-            hint="take an adapter instead of full weights, `adapter: {type: qlora}`, a smaller "
-            "model, or more memory",
-        )
-
-
-def forecast_disk(training: Training) -> DiskForecast:
-    """What the stage's checkpoints and result will take on the disk."""
-    trained = [parameter for _, parameter in training.model.trainable()]
-    module = training.model.module
+def forecast_disk(
+    module: nn.Module, settings: TrainingStage, total_steps: int, folder: Path
+) -> DiskForecast:
+    """What checkpoints and result of a stage will take on the disk of its folder."""
+    named = list(module.named_parameters())
     saved = [  # of an adapter also what is frozen below it
         parameter
-        for name, parameter in module.named_parameters()
+        for name, parameter in named
         if not isinstance(module, PeftModel) or parameter.requires_grad or ".lora_" in name
     ]
     result = sum(parameter.numel() * parameter.element_size() for parameter in saved)
-    count = sum(parameter.numel() for parameter in trained)
-    checkpoint = result + count * STATE_BYTES[training.settings.optimizer.type][1]
-    settings = training.settings.checkpoint
-    kept = settings.keep + 1  # the one that is being written
-    kept += training.settings.evaluation is not None  # the best one
-    kept += training.total_steps // settings.keep_every if settings.keep_every else 0
-    present = folder_bytes(training.checkpoints)
+    count = sum(parameter.numel() for _, parameter in named if parameter.requires_grad)
+    checkpoint = result + count * STATE_BYTES[settings.optimizer.type][1]
+    kept = settings.checkpoint.keep + 1  # the one that is being written
+    kept += settings.evaluation is not None  # the best one
+    if settings.checkpoint.keep_every:
+        kept += total_steps // settings.checkpoint.keep_every
+    present = folder_bytes(folder / "checkpoints")
     needed = max(0, kept * checkpoint - present) + result
-    return DiskForecast(checkpoint, result, needed, shutil.disk_usage(training.folder).free)
+    return DiskForecast(checkpoint, result, needed, shutil.disk_usage(folder).free)
 
 
 def check_disk(training: Training) -> DiskForecast:
     """The forecast; raises UserError where not even one checkpoint and the result have room, and
     warns where not all of it has.
     """
-    forecast = forecast_disk(training)
+    forecast = forecast_disk(
+        training.model.module, training.settings, training.total_steps, training.folder
+    )
     if forecast.free < forecast.checkpoint + forecast.result:
         raise UserError(
             f"the disk of {training.folder} has {in_words(forecast.free)} free; a checkpoint of "

@@ -409,14 +409,19 @@ def choose_token_budget(model: LanguageModel, settings: TrainingStage, device: t
     if settings.token_budget is not None:
         return settings.token_budget
     config = model.causal.config.get_text_config()
-    width = config.hidden_size
-    inner = getattr(config, "intermediate_size", None) or 4 * width
     layers = 2 if settings.gradient_checkpointing else config.num_hidden_layers
-    element = torch.empty((), dtype=model.precision.compute).element_size()
-    # Per token and layer: inputs of the linear layers, and in fp32 those of norms and attention.
-    per_token = layers * (element * (8 * width + 4 * inner) + 4 * 8 * width)
+    per_token = layers * token_bytes(config, model.precision.compute)
     fitting = int(usable_memory_bytes(device) / 4 / per_token)
     return max(256, min(LARGEST_BUDGET[device.type], 2 ** (fitting.bit_length() - 1)))
+
+
+def token_bytes(config: Any, compute: torch.dtype) -> int:
+    """About what a token takes in each layer on the way to the backward: inputs of the linear
+    layers, and in fp32 those of norms and attention. `estimate/` knows it exactly.
+    """
+    width: int = config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or 4 * width
+    return compute.itemsize * (8 * width + 4 * inner) + 4 * 8 * width
 
 
 def load_trained(model: LanguageModel, folder: Path) -> None:

@@ -76,6 +76,7 @@ BELOW_THE_LINE = [
     "stages",
     "doctor",
     "evaluation",
+    "estimate",
     "verify",
     "rehearsal",
     "plots",

@@ -51,6 +51,8 @@ def check(
     from hone.stages.run import check_recipe
 
     findings = check_recipe(loaded)
+    if _is_well(findings):
+        findings += _check_memory(loaded)
     rehearsal = None
     if rehearse and _is_well(findings):
         rehearsal = _rehearse(loaded)
@@ -83,6 +85,16 @@ def _rehearse(loaded: "LoadedRecipe") -> "Rehearsal":
 
     with make_console().status("rehearsing") as status:
         return rehearse(loaded, lambda text: status.update(f"rehearsing: {text}"))
+
+
+def _check_memory(loaded: "LoadedRecipe") -> "list[Finding]":
+    from hone.estimate.fitting import check_memory
+    from hone.stages.run import Finding
+
+    try:
+        return [Finding("note", note) for note in check_memory(loaded, with_data=True)]
+    except UserError as error:
+        return [Finding("error", error.message, error.hint)]
 
 
 def _as_json(finding: "Finding") -> dict[str, Any]:

@@ -32,6 +32,7 @@ COMMANDS = {
     "quickstart": Command("hone.cli.quickstart:quickstart", "Train a small model from nothing."),
     "init": Command("hone.cli.init:init", "Write a recipe."),
     "check": Command("hone.cli.check:check", "Find what is wrong with a recipe."),
+    "estimate": Command("hone.cli.estimate:estimate", "Estimate what a recipe takes."),
     "run": Command("hone.cli.run:run", "Train what a recipe says."),
     "resume": Command("hone.cli.resume:resume", "Go on with a run that was stopped or failed."),
     "runs": Command("hone.cli.runs:runs", "List the runs."),

@@ -117,8 +117,10 @@ def execute(run: "Run", console: "Console", *, accept_changed_data: bool = False
         with run.attempt() as attempt:
             if accept_changed_data:
                 _accept_changed_data(run, attempt, console)
+            from hone.estimate.fitting import check_memory
             from hone.stages.run import run_recipe
 
+            check_memory(run.loaded_recipe(), with_data=False)
             run_recipe(run, console=console)
     except StopRequested as stop:
         if not run.done:

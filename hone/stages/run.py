@@ -33,8 +33,7 @@ from hone.device import (
 )
 from hone.errors import UserError
 from hone.extras import check_extra
-from hone.forecast import check_memory
-from hone.memory import check_limit, in_words, is_out_of_memory, limit_bytes, use_memory_limit
+from hone.memory import check_limit, in_words, is_out_of_memory, use_memory_limit
 from hone.model_files import NOTHING, Trust
 from hone.models import load_tokenizer, new_model, save_model
 from hone.optim import describe_cut_warmup
@@ -95,14 +94,14 @@ def run_recipe(
         console.print(message, highlight=False, soft_wrap=True, markup=False)
     # Trackers begin outside: the limit is not theirs.
     trackers = recipe.trackers if tracks else []
-    with tracked(run, trackers, console), memory_limit(recipe, device) as limit:
+    with tracked(run, trackers, console), memory_limit(recipe, device):
         start = prepare_base(run, recipe, console)
         for index, stage in enumerate(recipe.stages):
             result = run.stage_folder(index, stage.method) / "model"
             if find_fault(result) is None:
                 start = Start.at(str(result), start.trust)
                 continue
-            check_memory(check_start(start), stage.settings, device, limit)
+            check_start(start)
             run.event("stage", stage=index + 1, method=stage.method)
             last_step = until[1] if until and until[0] == index + 1 else None
             work = WORK[stage.method](run, recipe, index, console, last_step)
@@ -110,13 +109,13 @@ def run_recipe(
 
 
 @contextmanager
-def memory_limit(recipe: Recipe, device: torch.device) -> Iterator[int]:
-    """Around the work of a run, with its limit in bytes: what does not fit and cannot be cut is the
+def memory_limit(recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """Around the work of a run: what does not fit and cannot be cut is the
     person's to decide.
     """
     limit = use_memory_limit(recipe.memory, device)
     try:
-        yield limit
+        yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -372,10 +371,7 @@ def check_model(recipe: Recipe) -> PreTrainedModel:
         start = Start.at(recipe.model, trust)
         model = check_start(start)
     check_adapters(model, start, [stage.settings.trains for stage in recipe.stages])
-    device = choose_device(recipe.device)
-    limit = limit_bytes(recipe.memory, device)
     for stage in recipe.stages:
-        check_memory(model, stage.settings, device, limit)
         if stage.settings.add_tokens and not isinstance(stage.settings.trains, Full):
             check_rows(model)
     return model

@@ -1,0 +1,1 @@
+"""What a recipe takes of memory and disk: computed without weights, and measured."""
