@@ -68,10 +68,10 @@ def open_reproduction(run: Run, name: str | None) -> Run:
             return other
     loaded = replace(run.loaded_recipe(), text=(run.path / "recipe.yaml").read_text())
     stem = f"{run.name[:80]}-reproduced"
-    return create_run(loaded, name, folder, stem=stem, lock=_locked_values(run))
+    return create_run(loaded, name, folder, stem=stem, lock=locked_values(run))
 
 
-def _locked_values(run: Run) -> dict[str, Any]:
+def locked_values(run: Run) -> dict[str, Any]:
     """What lock.json holds that was chosen, without what was found: files, versions, device."""
     lock = run.read_lock_json()
     found = {(str(stage), name) for stage, name, _ in locked_sources(run)}

@@ -51,6 +51,8 @@ RECORDED_PACKAGES = (
     "bitsandbytes",  # packed weights and running means, where a recipe asks for them
 )
 
+VERDICTS = Path("verify", "verify.json")  # in a run: what `hone verify` has found
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -180,6 +182,15 @@ class Run:
             for package in recorded
             if recorded[package] != present.get(package)
         ]
+
+    def verdicts(self) -> dict[str, Any] | None:
+        """verify.json: {"schema", "passed", "checks"}; None where the run was never verified."""
+        return read_json(self.path / VERDICTS)
+
+    def lacks_verdicts(self) -> bool:
+        """True where a finished run has not been verified, which its recipe asks for."""
+        asked = self.done and self.resolved().get("verify") is not None
+        return asked and self.verdicts() is None
 
     # Who works on it
 

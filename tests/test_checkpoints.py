@@ -8,6 +8,7 @@ from hone.checkpoints import (
     CheckpointState,
     find_fault,
     find_newest,
+    hash_manifest,
     list_checkpoints,
     prune,
     read_state,
@@ -67,6 +68,31 @@ def test_a_writer_that_fails_leaves_nothing_and_keeps_what_was_there(tmp_path: P
         write_folder(final, fail)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert find_fault(final) is None
+
+
+def test_a_folder_is_announced_before_it_appears(tmp_path: Path) -> None:
+    """With the hash of the manifest that it will have; who cannot hear of it keeps it from
+    appearing.
+    """
+    final, heard = tmp_path / "model", []
+
+    def listen(folder: Path, sha256: str) -> None:
+        assert not folder.exists()
+        heard.append((folder, sha256))
+
+    def refuse(folder: Path, sha256: str) -> None:
+        raise OSError("no space left")
+
+    def write(path: Path) -> None:
+        (path / "a").write_text("a")
+
+    with pytest.raises(OSError, match="no space"):
+        write_folder(final, write, refuse)
+    assert list(tmp_path.iterdir()) == []
+    write_folder(final, write, listen)
+    assert heard == [(final, hash_manifest(final))]
+    (final / "manifest.json").write_text("{}")
+    assert heard != [(final, hash_manifest(final))]
 
 
 def test_leftovers_of_a_killed_writer_are_cleared(tmp_path: Path) -> None:

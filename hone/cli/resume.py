@@ -6,7 +6,7 @@ import typer
 
 from hone.cli.arguments import RUNS_FOLDER, RunName, RunsFolder
 from hone.cli.output import make_console, say
-from hone.cli.run import execute
+from hone.cli.run import execute, verify_command
 
 
 def resume(
@@ -22,7 +22,8 @@ def resume(
     """Go on with a run that was stopped or failed.
 
     It ends in the same bytes as one that was never interrupted; so it is refused where data files
-    or the base model have changed. Changed data can be accepted, and the run remembers it.
+    or the base model have changed. Changed data can be accepted, and the run remembers it. At its
+    end it is verified as by `hone run`, with the same exit codes.
 
     \b
     Example:
@@ -35,6 +36,9 @@ def resume(
 
     console = make_console()
     found = open_run(run, runs)
+    if found.lacks_verdicts():
+        say(console, f"run {found.name} is finished, not yet verified: {verify_command(found)}")
+        return
     if found.done:
         say(console, f"run {found.name} is finished: hone show {found.reference}")
         return

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from signal import Signals
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from hone.recipe.load import LoadedRecipe
     from hone.runs import Run
 
-NOT_VERIFIED = 3  # the exit code
+NOT_VERIFIED = 3  # the exit code of a run that trained well
 
 
 def run(
@@ -42,7 +43,8 @@ def run(
     """Train what a recipe says.
 
     The run is a folder; it can be stopped or killed at any moment and resumed to the same bytes.
-    --json is for --dry-run.
+    Where the recipe has `verify:`, the finished run is verified; the exit code is 3 where that
+    fails. --json is for --dry-run.
 
     \b
     Example:
@@ -140,13 +142,31 @@ def execute(run: "Run", console: "Console", *, accept_changed_data: bool = False
         _verify(run, console)
 
 
+def verify_command(run: "Run") -> str:
+    """What a person types to verify a run."""
+    return f"hone verify {run.reference}"
+
+
 def _verify(run: "Run", console: "Console") -> None:
-    """Verify a finished run in a fresh process; exit code 3 says that training went well and this
-    did not.
+    """Verify a finished run in a fresh process. Exit code 3 says that training went well, and that
+    verification failed or could not be made.
     """
-    say(console, f"verifying it: hone verify {run.reference}")
-    command = [sys.executable, "-m", "hone", "verify", str(run.path)]
-    if subprocess.run(command, check=False).returncode:
+    command = verify_command(run)
+    words = [sys.executable, "-m", "hone", "verify", str(run.path)]
+    try:
+        say(console, f"verifying it: {command}")
+        code = subprocess.run(words, check=False).returncode
+    except StopRequested as stop:
+        say(console, f"{stop}; the run is finished, not yet verified: {command}")
+        raise
+    if code and run.lacks_verdicts():
+        how = f"by {Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        raise UserError(
+            f"the run `{run.name}` is finished, but could not be verified: that ended {how}",
+            hint=command,
+            exit_code=NOT_VERIFIED,
+        )
+    if code:
         raise typer.Exit(NOT_VERIFIED)
 
 

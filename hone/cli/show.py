@@ -18,6 +18,8 @@ MEASURES = ("loss", "accuracy", "reward")  # of held-out samples, or tasks
 
 MOST_WARNINGS = 5
 
+NOT_YET = "not yet"  # verified
+
 
 def show(run: RunName, runs: RunsFolder = RUNS_FOLDER, as_json: AsJson = False) -> None:
     """Describe a run.
@@ -49,7 +51,20 @@ def describe(run: "Run") -> dict[str, Any]:
         "data_changes": describe_accepted(run),
         "warnings": [each["message"] for each in run.events() if each["event"] == "warning"],
         "stages": [_stage(folder) for folder in run.stage_folders()],
+        "verified": _verified(run),
     }
+
+
+def _verified(run: "Run") -> dict[str, Any] | None:
+    """What `hone verify` has found: passed, failed (and which checks), or not yet; None where the
+    recipe does not ask for it and nobody has.
+    """
+    verdicts = run.verdicts()
+    if verdicts is None:
+        asked = run.resolved().get("verify") is not None
+        return {"state": NOT_YET, "failed": []} if asked else None
+    failed = [check["name"] for check in verdicts["checks"] if check["status"] == "failed"]
+    return {"state": "passed" if verdicts["passed"] else "failed", "failed": failed}
 
 
 def _stage(folder: Path) -> dict[str, Any]:
@@ -97,6 +112,9 @@ def _print(described: dict[str, Any], run: "Run") -> None:
     if described["stages"]:
         print()
         print_table([HEADING, *map(_cells, described["stages"])])
+    if verified := described["verified"]:
+        failed = f": {', '.join(verified['failed'])}" if verified["failed"] else ""
+        print(f"\nverified: {verified['state']}{failed}")
     _print_warnings(described)
     _print_files(described, run)
     _print_next(described, run)
@@ -170,5 +188,7 @@ def _print_next(described: dict[str, Any], run: "Run") -> None:
         return
     if not run.done:
         print(f"\ngo on: hone resume {run.reference}")
+    if run.lacks_verdicts():
+        print(f"\nverify it: hone verify {run.reference}")
     if any(stage["model"] for stage in described["stages"]):
         print(f"\ntalk to it: hone chat {run.reference}")

@@ -5,11 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hone.cli.arguments import RUNS_FOLDER, AsJson, RunName, RunsFolder
-from hone.cli.output import make_console, print_json, say
+from hone.cli.output import make_console, print_json, print_rich, say
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from hone.verify.verdicts import Verdict
 
 COLOURS = {"passed": "green", "failed": "bold red", "not_applicable": "dim"}
@@ -35,9 +33,9 @@ def verify(
       hone verify first --resume
       hone verify first --json
     """
-    from hone.runs import open_run
-    from hone.verify.examine import RESULT, passes
+    from hone.runs import VERDICTS, open_run
     from hone.verify.examine import as_json as to_json
+    from hone.verify.examine import passes
     from hone.verify.examine import verify as examine
 
     console = make_console()
@@ -47,13 +45,13 @@ def verify(
     if as_json:
         print_json(to_json(verdicts))
     else:
-        _print(verdicts, console)
-        say(console, f"figures: {found.path / RESULT}")
+        _print(verdicts)
+        say(console, f"figures: {found.path / VERDICTS}")
     if not passes(verdicts):
         raise typer.Exit(1)
 
 
-def _print(verdicts: "list[Verdict]", console: "Console") -> None:
+def _print(verdicts: "list[Verdict]") -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -67,7 +65,7 @@ def _print(verdicts: "list[Verdict]", console: "Console") -> None:
             *(_number(value) for value in (verdict.value, verdict.threshold, verdict.n)),
             verdict.reason,
         )
-    console.print(table)
+    print_rich(table)
 
 
 def _number(value: float | None) -> str:

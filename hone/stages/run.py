@@ -59,6 +59,7 @@ from hone.stages.progress import StageProgress
 from hone.stages.start import Start, check_adapters, check_start
 from hone.stages.surroundings import lock_device
 from hone.stages.tasks import Tasks, check_code, check_gold_answers, open_tasks
+from hone.stages.work import Reached, stop_there
 from hone.trackers import check_trackers
 from hone.trackers.supervise import tracked
 from hone.vocabulary import add_tokens, check_rows, check_sizes
@@ -74,13 +75,18 @@ class Finding:
 
 
 def run_recipe(
-    run: Run, *, console: Console, until: tuple[int, int] | None = None, tracks: bool = True
+    run: Run,
+    *,
+    console: Console,
+    until: tuple[int, int] | None = None,
+    reached: Reached = stop_there,
+    tracks: bool = True,
 ) -> None:
     """Do all stages that are not finished. Raises UserError and StopRequested; the caller owns the
     run's state.
 
-    until: (stage from 1, step) after which StepReached is raised. tracks: whether the recipe's
-    trackers follow.
+    until: (stage from 1, step) after which StepReached is raised, or what else `reached` does.
+    tracks: whether the recipe's trackers follow.
     """
     quieten_libraries()
     recipe = run.loaded_recipe().recipe
@@ -105,6 +111,7 @@ def run_recipe(
             run.event("stage", stage=index + 1, method=stage.method)
             last_step = until[1] if until and until[0] == index + 1 else None
             work = WORK[stage.method](run, recipe, index, console, last_step)
+            work.reached = reached
             start = work.execute(start, device)
 
 

@@ -7,6 +7,7 @@ it gives to `fit`); `methods.py` names them.
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -40,6 +41,14 @@ from hone.training import Training
 from hone.vocabulary import NONE, AddedTokens, add_tokens, describe_added
 
 STATUS_EVERY_S = 1.0
+
+Reached = Callable[[int], None]
+"""Is called after the last step that is wanted, when its row is written; see `stop_there`."""
+
+
+def stop_there(step: int) -> None:
+    """End as if the run were stopped after this step."""
+    raise StepReached(step)
 
 
 class Material(Protocol):
@@ -80,6 +89,7 @@ class StageWork(ABC, Generic[MaterialOf]):
         self.folder = run.stage_folder(index, self.method)
         self.console = console
         self.last_step = last_step
+        self.reached: Reached = stop_there
         self.status_at = 0.0
         self.added: AddedTokens = NONE
 
@@ -103,7 +113,7 @@ class StageWork(ABC, Generic[MaterialOf]):
                 progress.step(row)
                 self.write_status(row, material.total_steps)
                 if "split" not in row and row["step"] == self.last_step:
-                    raise StepReached(row["step"])
+                    self.reached(row["step"])
 
             training.report = report
             self.equip(training, material, progress)

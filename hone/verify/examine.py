@@ -7,14 +7,13 @@ verdict comes from the files of the run.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hone.architecture import first_line
 from hone.device import make_deterministic, use_threads
 from hone.errors import UserError
 from hone.files import write_json
-from hone.runs import Run
+from hone.runs import VERDICTS, Run
 from hone.verify import (
     artifacts,
     forgetting,
@@ -27,6 +26,9 @@ from hone.verify import (
     rewards,
     stages,
 )
+from hone.verify import (
+    resume as resuming,
+)
 from hone.verify.answers import write_answers
 from hone.verify.subject import Subject
 from hone.verify.verdicts import (
@@ -37,8 +39,6 @@ from hone.verify.verdicts import (
     Verdict,
     status_of,
 )
-
-RESULT = Path("verify", "verify.json")
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ CHECKS: dict[str, Check] = {
     "merged": Check(merged.HOW, merged.check_merged),
     "forgetting": Check(forgetting.HOW, forgetting.check_forgetting),
     "rewards": Check(rewards.HOW, rewards.check_rewards),
+    "resume": Check(resuming.HOW, resuming.check_resume),
 }
 
 
@@ -76,8 +77,8 @@ def verify(
     subject = Subject(run, told)
     make_deterministic(subject.device)
     verdicts = list(make_checks(subject, resume))
-    (run.path / RESULT).parent.mkdir(exist_ok=True)
-    write_json(run.path / RESULT, as_json(verdicts))
+    (run.path / VERDICTS).parent.mkdir(exist_ok=True)
+    write_json(run.path / VERDICTS, as_json(verdicts))
     run.event("verified", passed=passes(verdicts))
     write_answers(subject)
     return verdicts

@@ -113,9 +113,11 @@ def build_start(subject: Subject, stage: StageResult, start: Start) -> LanguageM
         own = stage.folder / OWN_BASE
         if (merges or not has_all_rows(start, added)) and (fault := find_fault(own)):
             raise UserError(f"{own.relative_to(subject.run.path)}: {fault}")
-    locked = subject.run.read_lock_json()["stages"][str(stage.place)]
+    locked = subject.run.read_lock_json().get("stages", {}).get(str(stage.place), {})
     precision = choose_precision(
-        locked["precision"], subject.device, trains_weights=isinstance(trains, Full)
+        locked.get("precision", settings.precision),
+        subject.device,
+        trains_weights=isinstance(trains, Full),
     )
     return build_model(
         start,

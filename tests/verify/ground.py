@@ -3,8 +3,8 @@
 A question is a greeting, a digit and a tail ("Hello 3 please"), an answer "yes" or "no", the
 digit's word, and "." or "!". The base knows the digits' words from other talk. Supervised, it
 learns the form of the answer: "yes" is likelier to a small digit, "no" to a large one, "." and "!"
-are as likely. Preferences ask for ".", rewards for "yes" with the right word. Held-out questions
-stand in no training file.
+are as likely. Preferences ask for ".", rewards for "yes", the right word and ".". Held-out
+questions stand in no training file.
 """
 
 import json
@@ -70,10 +70,10 @@ stages:
       beta: 1.0
       precision: fp32
       batch: {samples: 8}
-      steps: 12
+      steps: 8
       learning_rate: 0.0005
-      checkpoint: {every: 6}
-      evaluation: {data: dpo-held.jsonl, every: 12}
+      checkpoint: {every: 4}
+      evaluation: {data: dpo-held.jsonl, every: 8}
   - grpo:
       data: grpo.jsonl
       rewards: [reward.py:agrees, reward.py:format]
@@ -96,7 +96,7 @@ import re
 
 def agrees(completions, word, **columns):
     said = [messages[0]["content"] for messages in completions]
-    return [float(f"yes {right}" in each) for each, right in zip(said, word, strict=True)]
+    return [float(f"yes {right}." in each) for each, right in zip(said, word, strict=True)]
 
 
 def format(completions, **columns):
