@@ -18,8 +18,9 @@ def quickstart(
     """Train a small model from nothing.
 
     Makes a corpus and a tokenizer, trains a base model, fine-tunes it, shows it which answers are
-    preferred, and lets it practise sums for a reward. Asks held-out questions after each stage.
-    Takes a few minutes on two CPU cores and no network.
+    preferred, and lets it practise sums for a reward. Asks held-out questions after each stage, and
+    verifies the results; the exit code is 3 where that fails. Takes a few minutes on two CPU cores
+    and no network.
 
     \b
     Example:
@@ -32,3 +33,7 @@ def quickstart(
     summary = run_quickstart(folder, console=make_console())
     if as_json:
         print_json(summary)
+    if not summary["verified"]["passed"]:
+        from hone.verify.fresh import NOT_VERIFIED
+
+        raise typer.Exit(NOT_VERIFIED)

@@ -6,7 +6,7 @@ import typer
 
 from hone.cli.arguments import RUNS_FOLDER, RunName, RunsFolder
 from hone.cli.output import make_console, say
-from hone.cli.run import execute, verify_command
+from hone.cli.run import execute
 
 
 def resume(
@@ -37,7 +37,10 @@ def resume(
     console = make_console()
     found = open_run(run, runs)
     if found.lacks_verdicts():
-        say(console, f"run {found.name} is finished, not yet verified: {verify_command(found)}")
+        say(
+            console,
+            f"run {found.name} is finished, not yet verified: hone verify {found.reference}",
+        )
         return
     if found.done:
         say(console, f"run {found.name} is finished: hone show {found.reference}")

@@ -1,9 +1,6 @@
 """`hone run`: make a run from a recipe and work on it. `resume.py` shares `execute`."""
 
-import subprocess
-import sys
 from pathlib import Path
-from signal import Signals
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,8 +16,6 @@ if TYPE_CHECKING:
 
     from hone.recipe.load import LoadedRecipe
     from hone.runs import Run
-
-NOT_VERIFIED = 3  # the exit code of a run that trained well
 
 
 def run(
@@ -139,35 +134,11 @@ def execute(run: "Run", console: "Console", *, accept_changed_data: bool = False
         raise
     say(console, f"finished; talk to the result: hone chat {run.reference}")
     if run.loaded_recipe().recipe.verify is not None:
-        _verify(run, console)
+        from hone.verify.fresh import NOT_VERIFIED, verify_command, verify_in_fresh_process
 
-
-def verify_command(run: "Run") -> str:
-    """What a person types to verify a run."""
-    return f"hone verify {run.reference}"
-
-
-def _verify(run: "Run", console: "Console") -> None:
-    """Verify a finished run in a fresh process. Exit code 3 says that training went well, and that
-    verification failed or could not be made.
-    """
-    command = verify_command(run)
-    words = [sys.executable, "-m", "hone", "verify", str(run.path)]
-    try:
-        say(console, f"verifying it: {command}")
-        code = subprocess.run(words, check=False).returncode
-    except StopRequested as stop:
-        say(console, f"{stop}; the run is finished, not yet verified: {command}")
-        raise
-    if code and run.lacks_verdicts():
-        how = f"by {Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        raise UserError(
-            f"the run `{run.name}` is finished, but could not be verified: that ended {how}",
-            hint=command,
-            exit_code=NOT_VERIFIED,
-        )
-    if code:
-        raise typer.Exit(NOT_VERIFIED)
+        say(console, f"verifying it: {verify_command(run)}")
+        if not verify_in_fresh_process(run, console):
+            raise typer.Exit(NOT_VERIFIED)
 
 
 def _accept_changed_data(run: "Run", attempt: int, console: "Console") -> None:

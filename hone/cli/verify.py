@@ -25,7 +25,8 @@ def verify(
     """Prove what a run says about its model.
 
     Everything is measured on the saved results. The exit code is 0 where all checks that apply
-    passed, and 1 where one failed; verify/verify.json in the run has the figures.
+    passed, and 1 where one failed; verify/verify.json in the run has the figures, report.html shows
+    them.
 
     \b
     Example:
@@ -33,6 +34,7 @@ def verify(
       hone verify first --resume
       hone verify first --json
     """
+    from hone.report.write import write_report
     from hone.runs import VERDICTS, open_run
     from hone.verify.examine import as_json as to_json
     from hone.verify.examine import passes
@@ -42,11 +44,13 @@ def verify(
     found = open_run(run, runs)
     with found.lock(), console.status("opening the run") as status:
         verdicts = examine(found, lambda name: status.update(f"checking {name}"), resume)
+        report = write_report(found)
     if as_json:
         print_json(to_json(verdicts))
     else:
         _print(verdicts)
         say(console, f"figures: {found.path / VERDICTS}")
+        say(console, f"report:  {report}")
     if not passes(verdicts):
         raise typer.Exit(1)
 

@@ -1,9 +1,9 @@
 """`hone quickstart`: the whole way once, from nothing to a model that answers, is preferred and has
 practised.
 
-Everything is a run like any other: `corpus.py` makes the data, `recipe.yaml` is the recipe, and the
-answers come from the saved results, loaded again in fresh processes. Called again in the same
-folder it goes on where it was stopped.
+Everything is a run like any other: `corpus.py` makes the data, `recipe.yaml` is the recipe, and
+answers and verdicts come from the saved results, loaded again in fresh processes. Called again in
+the same folder it goes on where it was stopped.
 """
 
 import json
@@ -32,8 +32,10 @@ from hone.quickstart.asking import (
 from hone.quickstart.corpus import EVALUATION_QUESTIONS, FILES, CorpusFiles, write_corpus
 from hone.quickstart.questions import KINDS
 from hone.recipe.load import load_recipe
+from hone.report.write import RESULT
 from hone.runs import Run, create_run
 from hone.signals import StopRequested
+from hone.verify.fresh import verify_in_fresh_process
 
 SEED = 0
 NAME = "quickstart"
@@ -86,12 +88,14 @@ def run_quickstart(
     assert environment is not None, "the quickstart's recipe has a stage with an environment"
     most = most_reward(environment)
     plot(run, evaluations, most, folder / PLOT)
+    verified = verify(run, console)
     summary = {
         "stages": {
             method: {name: asdict(measure) for name, measure in evaluation.measures.items()}
             for method, evaluation in evaluations.items()
         },
         "most_reward": most,
+        "verified": verified,
         "seconds": round(time.monotonic() - began, 1),
         "peak_memory_bytes": peak_memory_bytes(),
     }
@@ -147,6 +151,17 @@ def ask(run: Run, stage: int, files: CorpusFiles, console: Console) -> Evaluatio
     """The held-out questions, put to the saved result of a stage in a fresh process."""
     with console.status(f"asking held-out questions after stage {stage + 1}"):
         return ask_in_fresh_process(run.path, stage, files.evaluation)
+
+
+def verify(run: Run, console: Console) -> dict[str, Any]:
+    """Whether verification passed, and the status of each check; made only once."""
+    if run.lacks_verdicts():
+        with console.status("verifying"):
+            verify_in_fresh_process(run, console)
+    verdicts = run.verdicts()
+    assert verdicts is not None, "the quickstart's recipe asks for it"
+    checks = {check["name"]: check["status"] for check in verdicts["checks"]}
+    return {"passed": verdicts["passed"], "checks": checks}
 
 
 def plot(run: Run, evaluations: Mapping[str, Evaluation], most: float, path: Path) -> None:
@@ -217,6 +232,7 @@ def say_where(folder: Path, run: Run, summary: dict[str, Any], console: Console)
         f"run          {run.path}",
         f"result       {result}",
         f"plot         {folder / PLOT}",
+        f"report       {run.path / RESULT}",
         f"numbers      {folder / SUMMARY}",
         f"talk to it:  hone chat {run.reference}",
         f'ask it:      hone generate {run.reference} --prompt "What is the capital of Peru?"',
