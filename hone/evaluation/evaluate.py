@@ -16,7 +16,7 @@ from hone.data.rows import RowError
 from hone.environments.numbers import last_number
 from hone.errors import UserError
 from hone.evaluation.answered import LOSS, PERPLEXITY, Answered, Evaluated, summarise
-from hone.evaluation.examples import Question, values_of
+from hone.evaluation.examples import Question, placed, values_of
 from hone.evaluation.likelihood import losses, side_logprobs
 from hone.evaluation.measures import MEASURES, REGEX, Measuring, best, find_measure, unknown_measure
 from hone.rewards.lane import RewardSource
@@ -121,10 +121,7 @@ def evaluate(
             scorer = stack.enter_context(Scorer(wanted.rewards, seed=seed))
         for begin in range(len(rows), len(questions), batch):
             part = questions[begin : begin + batch]
-            try:
-                found = _judge(artifact, part, wanted, settings, scorer, (seed, begin))
-            except RowError as error:
-                raise UserError(error.message, hint=error.hint) from None
+            found = _judge(artifact, part, wanted, settings, scorer, (seed, begin))
             answered = [
                 _row(question, one, group)
                 for question, one, group in zip(part, found, groups[begin:], strict=False)
@@ -187,9 +184,10 @@ def _answer(
     prompts = []
     for question in questions:
         assert question.prompt is not None, "checked before"
-        ids = artifact.prompt_ids(question.prompt, question.tools)
-        if not ids:
-            raise RowError(f"{question.place}: the prompt is empty; expected a token at least")
+        with placed(question):
+            ids = artifact.prompt_ids(question.prompt, question.tools)
+            if not ids:
+                raise RowError("the prompt is empty; expected a token at least")
         prompts.append(ids)
     seed, first = drawn
     answers = artifact.generate(

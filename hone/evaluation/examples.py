@@ -9,6 +9,7 @@ judges a model. Left out: rows with a label, whose answers may be wrong.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from string import ascii_uppercase
@@ -136,6 +137,15 @@ def values_of(questions: Sequence[Question], column: str) -> list[str]:
                 f"{question.place}: {missing_key(column, question.columns)}", exit_code=2
             )
     return [str(question.columns[column]) for question in questions]
+
+
+@contextmanager
+def placed(question: Question) -> Iterator[None]:
+    """What is wrong with a question inside is raised as UserError with its place."""
+    try:
+        yield
+    except RowError as error:
+        raise _bad_row(question.place, error) from None
 
 
 def _rows(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:

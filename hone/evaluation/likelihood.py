@@ -17,7 +17,7 @@ from hone.data.chat import Tokens
 from hone.data.formats import Example, PromptCompletion
 from hone.data.rows import RowError
 from hone.data.trees import make_tree, shared_length
-from hone.evaluation.examples import Question
+from hone.evaluation.examples import Question, placed
 from hone.forest import count_step, plan_micro_batches
 from hone.groups import evaluation_mode
 from hone.models import LARGEST_BUDGET, LanguageModel
@@ -42,16 +42,18 @@ def losses(artifact: Artifact, questions: Sequence[Question]) -> list[tuple[floa
     owners: list[int] = []
     for n, question in enumerate(questions):
         assert question.trained is not None, "checked by whoever asks"
-        for tokens in tokens_of(artifact, question.trained):
+        with placed(question):
+            found = tokens_of(artifact, question.trained)
+            if not any(tokens.trained.any() for tokens in found):
+                raise RowError("it has no token that something stands before")
+        for tokens in found:
             samples.append(Sample(len(samples), (Segment(tokens.ids, tokens.trained),)))
             owners.append(n)
     sums, counts = np.zeros(len(questions)), np.zeros(len(questions), dtype=np.int64)
-    for owner, found in zip(owners, logprobs_of(artifact.model, samples), strict=True):
-        sums[owner] -= found[0].sum()
-        counts[owner] += len(found[0])
-    for question, count in zip(questions, counts, strict=True):
-        if not count:
-            raise RowError(f"{question.place}: it has no token that something stands before")
+    for owner, segments in zip(owners, logprobs_of(artifact.model, samples), strict=True):
+        for values in segments:
+            sums[owner] -= values.sum()
+            counts[owner] += len(values)
     return list(zip(sums.tolist(), counts.tolist(), strict=True))
 
 
@@ -63,9 +65,10 @@ def side_logprobs(artifact: Artifact, questions: Sequence[Question]) -> list[lis
     """
     samples: list[Sample] = []
     for question in questions:
-        sides = [_side(artifact, question, side) for side in question.sides]
-        if not shared_length(sides):
-            raise RowError(f"{question.place}: no token of its prompt stands before the answers")
+        with placed(question):
+            sides = [_side(artifact, question, side) for side in question.sides]
+            if not shared_length(sides):
+                raise RowError("no token of the prompt stands before the answers")
         samples.append(_tree(sides, len(samples)))
     found = logprobs_of(artifact.model, samples)
     return [[float(values.sum()) for values in sides] for sides in found]
@@ -116,7 +119,7 @@ def _side(artifact: Artifact, question: Question, side: Example) -> Tokens:
     if len(last) and tokens.ids[last[0]] in artifact.rendering.end_token_ids:
         tokens.trained[last] = False
     if not tokens.trained.any():
-        raise RowError(f"{question.place}: a choice has no token of its own")
+        raise RowError("a choice has no token of its own")
     return tokens
 
 

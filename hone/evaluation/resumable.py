@@ -14,6 +14,7 @@ from hone.evaluation.evaluate import Wanted, evaluate
 from hone.evaluation.examples import Question
 from hone.evaluation.opened import Model
 from hone.evaluation.stored import Place, What, read_evaluation
+from hone.signals import StopRequested
 from hone.stages.progress import StageProgress
 
 
@@ -55,16 +56,21 @@ def evaluate_into(
             count += len(rows)
             bar.advance_to(count)
 
-        found = evaluate(
-            artifact,
-            questions,
-            wanted,
-            settings,
-            seed=seed,
-            batch=batch,
-            by=by,
-            done=done,
-            keep=keep,
-        )
+        try:
+            found = evaluate(
+                artifact,
+                questions,
+                wanted,
+                settings,
+                seed=seed,
+                batch=batch,
+                by=by,
+                done=done,
+                keep=keep,
+            )
+        except StopRequested as stop:
+            said = f"{stop} after {count:,} of {total:,} answers; the same command goes on"
+            console.print(said, highlight=False, soft_wrap=True)
+            raise
     place.finish(what, found)
     return found

@@ -13,11 +13,11 @@ from hone.sampling import Artifact
 from tests.data.tokenizers import byte_level
 
 
-def write_model(folder: Path, plain: bool, layers: int = 1) -> Path:
+def write_model(folder: Path, plain: bool, template: str = CHATML) -> Path:
     """A random model of plain text or of chats."""
     torch.manual_seed(0)
-    tokenizer = byte_level(chat_template=None if plain else CHATML)
-    shape = {"hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2}
+    tokenizer = byte_level(chat_template=None if plain else template)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         intermediate_size=16,

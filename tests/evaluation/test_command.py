@@ -61,6 +61,19 @@ def test_killed_and_gone_on_with_it_is_the_same(
     assert len({row.answer for row in read_evaluation(lines).evaluated.rows}) > 200
 
 
+@pytest.mark.e2e
+def test_stopped_it_says_how_to_go_on(folder: Path) -> None:
+    process = start(folder, *ASKED, *DRAWN)
+    lines = folder / "evaluations/model-sums.jsonl"
+    until = time.monotonic() + 100
+    while not (lines.exists() and lines.read_bytes()):
+        assert process.poll() is None and time.monotonic() < until, kill(process)
+        time.sleep(0.005)
+    printed = kill(process, signal.SIGINT)
+    assert process.returncode == 130
+    assert "of 240 answers; the same command goes on" in printed
+
+
 def test_called_again_it_says_the_same_and_asks_nothing(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from hone.choosing import SamplingSettings
 from hone.cli.arguments import data_of
+from hone.data.chat import CHATML
 from hone.environments import make_environment
 from hone.errors import UserError
 from hone.evaluation.answered import Answered, Evaluated, perplexity, summarise
@@ -193,6 +194,29 @@ def test_it_goes_on_where_it_was(artifact: Artifact, tmp_path: Path) -> None:
     after: list[Answered] = []
     resumed = evaluate(artifact, asked, wanted, drawn, batch=4, done=kept[:8], keep=after.extend)
     assert resumed == whole and after == kept[8:]
+
+
+@pytest.mark.parametrize("names", [["exact"], ["perplexity"]])
+def test_what_cannot_be_rendered_is_named(tmp_path: Path, names: list[str]) -> None:
+    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    folder = write_model(tmp_path, plain=False, template=strict + CHATML)
+    artifact = load_artifact(str(folder), torch.device("cpu"))
+    answer = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "x"}]
+    rows = [{"messages": answer}, {"messages": [{"role": "system", "content": "y"}, *answer]}]
+    with pytest.raises(UserError, match=r"rows.jsonl:2: .*no system"):
+        evaluate(artifact, questions(tmp_path, rows), make_wanted(names), SHORT)
+
+
+def test_choices_need_a_prompt(tmp_path: Path, artifact: Artifact) -> None:
+    rows = [{"prompt": "", "choices": ["a b c", "d e"], "answer": 0}]
+    asked = questions(tmp_path, rows)
+    if artifact.rendering.plain:
+        with pytest.raises(UserError, match=r"rows.jsonl:1: no token of the prompt stands"):
+            evaluate(artifact, asked, make_wanted(["choice"]))
+        with pytest.raises(UserError, match=r"rows.jsonl:1: the prompt is empty"):
+            evaluate(artifact, asked, make_wanted(["exact"]))
+    else:
+        assert len(evaluate(artifact, asked, make_wanted(["choice"])).rows) == 1
 
 
 @pytest.mark.quick
