@@ -34,6 +34,7 @@ from hone.runs import Run, create_run
 from hone.stages.run import prepare_stage, run_recipe
 from tests.recipe import cases_policy as policy
 from tests.recipe import cases_preference as preference
+from tests.recipe import cases_verify as proof
 from tests.recipe.cases import Case
 from tests.recipe.cases_supervised import (
     DATA,
@@ -87,6 +88,8 @@ def all_cases() -> dict[str, tuple[str, Case]]:
         for path, each in data.items():
             place = f"{method}.data"
             cases[f"{place}.{path}"] = (method, under(place, each))
+    for path, prefix, (recipe, each) in proof.all_cases(DATA):
+        cases[f"verify.{path}".rstrip(".")] = (recipe, under(prefix, each))
     for path, each in DATA.items():
         place = "sft.evaluation.data"
         cases[f"{place}.{path}"] = ("sft-held-out", under(place, held_out(each)))
@@ -193,6 +196,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_hub_data(folder)
     write_stores(folder)
     policy.write_files(folder)
+    proof.write_files(folder)
     for method in ("pretrain", "sft", "dpo"):
         adapter = "      adapter: {type: full}\n"
         has_one = "adapter" in STAGES[method].model_fields
@@ -215,6 +219,8 @@ def observe(folder: Path) -> Iterator[Observe]:
         patch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "hub")
 
         def observe(recipe: str, overrides: tuple[str, ...]) -> Outcome:
+            if proof.is_proven(recipe):
+                return proof.prove(folder, recipe, overrides)
             look = policy.judge if policy.is_judged(recipe) else run_once
             return look(folder, recipe, overrides)
 
