@@ -6,13 +6,14 @@ drawn together with both their scores, so that what makes a question hard for bo
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from hone.evaluation.answered import LOSS, Answered, Evaluated
 from hone.intervals import Measure, bootstrap
 
 SMALLER_IS_BETTER = {LOSS}
+OTHER_TOKENS = "the tokenizers differ, so that losses are per token of the first run"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,14 @@ def _row_as_json(row: PairedRow) -> dict[str, Any]:
 def pair(
     name: str, first: Evaluated, second: Evaluated, headline: str | None = None, remark: str = ""
 ) -> PairedSet:
-    """Both evaluations row by row. headline: left out, the first score that there is."""
+    """Both evaluations row by row. headline: left out, the first score that there is.
+
+    Where tokenizers cut the texts otherwise, losses are per token of the first run in both.
+    """
+    comparable = [in_tokens_of(*both) for both in zip(first.rows, second.rows, strict=True)]
+    if comparable != second.rows:
+        second = replace(second, rows=comparable)
+        remark = "; ".join(filter(None, [remark, OTHER_TOKENS]))
     names = list(dict.fromkeys(name for row in first.rows for name in row.scores))
     headline = headline or next(iter(names), None)
     scores = {}
@@ -112,6 +120,16 @@ def pair(
         for one, other in zip(first.rows, second.rows, strict=True)
     ]
     return PairedSet(name, headline if headline in scores else None, scores, rows, remark)
+
+
+def in_tokens_of(first: Answered, second: Answered) -> Answered:
+    """The second row with its loss per token of the first: the same text, whose nats are the same
+    whatever they are divided by.
+    """
+    loss = second.scores.get(LOSS)
+    if loss is None or not first.tokens or not second.tokens or first.tokens == second.tokens:
+        return second
+    return replace(second, scores={**second.scores, LOSS: loss * second.tokens / first.tokens})
 
 
 def paired_score(first: Sequence[float | None], second: Sequence[float | None]) -> Paired | None:

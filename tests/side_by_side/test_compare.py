@@ -42,7 +42,7 @@ ONLY_TEXT = "\nstages:\n  - pretrain: {data: text.jsonl, steps: 1}\n"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs `first` and `longer`, others in recipe or data."""
+    """A folder with the runs `first`, `longer` with another vocabulary, and others."""
     made = tmp_path_factory.mktemp("beside")
     write_data(made)
     (made / "prompts.csv").write_text("prompt\n" + "".join(f"{n} plus 1 is\n" for n in range(20)))
@@ -56,7 +56,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "text": ONLY_TEXT,
     }
     for name, stages in recipes.items():
-        (made / f"{name}.yaml").write_text(NEW_MODEL + stages)
+        model = NEW_MODEL.replace("320", "340") if name == "longer" else NEW_MODEL
+        (made / f"{name}.yaml").write_text(model + stages)
         work(create_run(load_recipe(made / f"{name}.yaml"), name, made / "runs"))
     unfinished = create_run(load_recipe(made / "text.yaml"), "unfinished", made / "runs")
     assert not unfinished.done

@@ -62,3 +62,13 @@ def test_no_difference_is_neither_better_nor_worse() -> None:
     found = pair("a", same, same)
     assert (found.better, found.worse) == ([], [])
     assert is_better("f1", found.scores["f1"].difference) is None
+
+
+def test_losses_of_other_tokenizers_are_per_token_of_the_first() -> None:
+    """12 nats of one text: 6 tokens of 2 nats, and 4 tokens of 3."""
+    first = Answered(0, scores={"loss": 2.0}, tokens=6)
+    second = Answered(0, scores={"loss": 3.0}, tokens=4)
+    found = pair("a", summarise([first]), summarise([second]))
+    assert found.scores["loss"].difference.mean == 0
+    assert found.rows[0].gain == 0
+    assert "tokenizers differ" in found.remark
