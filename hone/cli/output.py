@@ -4,7 +4,6 @@ Tables are plain columns, so that they read the same in a terminal, a pipe and a
 """
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -32,8 +31,7 @@ def print_rich(renderable: "RenderableType") -> None:
     """Print what rich draws to stdout, coloured where that is a terminal."""
     from rich.console import Console
 
-    known = sys.stdout.isatty() or "COLUMNS" in os.environ
-    width = None if known else PIPE_WIDTH
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
     Console(highlight=False, width=width).print(renderable)
 
 

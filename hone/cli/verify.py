@@ -57,6 +57,7 @@ def verify(
 
 def _print(verdicts: "list[Verdict]") -> None:
     from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
@@ -67,7 +68,7 @@ def _print(verdicts: "list[Verdict]") -> None:
             verdict.name,
             f"[{COLOURS[verdict.status]}]{verdict.status.replace('_', ' ')}[/]",
             *(_number(value) for value in (verdict.value, verdict.threshold, verdict.n)),
-            verdict.reason,
+            escape(verdict.reason),
         )
     print_rich(table)
 

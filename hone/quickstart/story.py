@@ -156,8 +156,7 @@ def ask(run: Run, stage: int, files: CorpusFiles, console: Console) -> Evaluatio
 def verify(run: Run, console: Console) -> dict[str, Any]:
     """Whether verification passed, and the status of each check; made only once."""
     if run.lacks_verdicts():
-        with console.status("verifying"):
-            verify_in_fresh_process(run, console)
+        verify_in_fresh_process(run, console)
     verdicts = run.verdicts()
     assert verdicts is not None, "the quickstart's recipe asks for it"
     checks = {check["name"]: check["status"] for check in verdicts["checks"]}

@@ -1,17 +1,16 @@
 """A run verified in a process of its own, as `hone run` and the quickstart end."""
 
-import os
 import subprocess
 import sys
 from signal import Signals
 
 from rich.console import Console
-from rich.text import Text
 
 from hone.errors import UserError
 from hone.runs import Run
 from hone.signals import StopRequested
 
+STDERR = 2  # where the verdicts are printed: the command that asks for them has its own stdout
 NOT_VERIFIED = 3  # the exit code of a command that has trained well
 
 
@@ -27,21 +26,17 @@ def verify_in_fresh_process(run: Run, console: Console) -> bool:
     later.
     """
     words = [sys.executable, "-m", "hone", "verify", str(run.path)]
-    width = os.environ | {"COLUMNS": str(console.width)}
-    environment = width | ({"FORCE_COLOR": "1"} if console.is_terminal else {})
     try:
-        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, env=environment)
+        code = subprocess.run(words, stdout=STDERR).returncode
     except StopRequested as stop:
         text = f"{stop}; the run is finished, not yet verified: {verify_command(run)}"
         console.print(text, highlight=False, soft_wrap=True, markup=False)
         raise
-    console.print(Text.from_ansi(done.stdout.rstrip()))
-    if done.returncode and run.lacks_verdicts():
-        code = done.returncode
+    if code and run.lacks_verdicts():
         how = f"by {Signals(-code).name}" if code < 0 else f"with exit code {code}"
         raise UserError(
             f"the run `{run.name}` is finished, but could not be verified: that ended {how}",
             hint=verify_command(run),
             exit_code=NOT_VERIFIED,
         )
-    return done.returncode == 0
+    return code == 0
