@@ -92,7 +92,7 @@ def compare_side_by_side(
         for number, asked in enumerate(sets, 1):
             told(f"{subject.run.name}: {asked.name}, {number} of {len(sets)}")
             answered[-1].append(answer(artifact, asked, asking))
-        subject.load.cache_clear()
+        subject.release()
         del artifact
     paired = [
         pair(asked.name, one, other, remark=asked.remark)

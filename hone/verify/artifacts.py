@@ -144,7 +144,7 @@ def examine_logits(subject: Subject, stage: StageResult, of: str) -> Part:
     the spread of the logits, its limit that of the probe of a model's layout.
     """
     texts = texts_of(subject.material(stage))
-    subject.load.cache_clear()  # so that one model is held at a time
+    subject.release()  # so that one model is held at a time
     plain = compute_logits(
         load_plainly(stage.model, subject.device, subject.trust.remote_code), texts
     )

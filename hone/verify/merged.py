@@ -28,7 +28,7 @@ def compare_merged(subject: Subject, stage: StageResult) -> Part:
         return not_applicable(stage.name, "whole weights are trained: there is nothing to merge")
     base = base_of_adapter(stage.model)
     assert base is not None, "the recipe trains an adapter"
-    subject.load.cache_clear()
+    subject.release()
     texts = texts_of(subject.material(stage))
     beside = load_plainly(stage.model, subject.device, subject.trust.remote_code)
     expected = compute_logits(beside, texts)

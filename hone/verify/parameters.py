@@ -57,7 +57,7 @@ def check_parameters(subject: Subject) -> Found:
 
 def examine_stage(subject: Subject, stage: StageResult) -> Part:
     """How many tensors of those that the stage trains are not what they were."""
-    subject.load.cache_clear()  # the start is another model
+    subject.release()  # the start is another model
     found = read_trained(subject, stage)
     names = sorted(found.before)
     still = [name for name in names if not has_moved(found.before[name], found.after[name])]

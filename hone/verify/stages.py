@@ -79,7 +79,7 @@ def said_alone(
     subject: Subject, load: Callable[[], Artifact], texts: Sequence[Text]
 ) -> torch.Tensor:
     """Logits (P, V) of a model that is the only one in memory while it is asked."""
-    subject.load.cache_clear()
+    subject.release()
     return compute_logits(load().module, texts)
 
 

@@ -29,6 +29,7 @@ from hone.stages.start import Start, open_tokenizer
 from hone.stages.tasks import Tasks
 from hone.vocabulary import add_tokens
 
+KEPT = 2  # models held at once
 OWN_BASE = "base"  # the folder of a stage that stands on a model of its own
 
 
@@ -82,7 +83,7 @@ class Subject:
                     hint=f"hone resume {run.reference}",
                     exit_code=2,
                 )
-        self.load = lru_cache(maxsize=2)(self._load)
+        self._loaded: dict[tuple[str, StageResult | None], Artifact] = {}
         self.material = lru_cache(maxsize=None)(self._material)
 
     @cached_property
@@ -103,7 +104,22 @@ class Subject:
         """The stage's result."""
         return self.load(str(stage.model))
 
-    def _load(self, source: str, as_result: StageResult | None = None) -> Artifact:
+    def load(self, source: str, as_result: StageResult | None = None) -> Artifact:
+        """A model of the run; it renders and ends answers as the given result does, or as its own
+        folder says.
+        """
+        key = source, as_result
+        if key not in self._loaded:
+            if len(self._loaded) == KEPT:  # before the next one is read
+                self._loaded.pop(next(iter(self._loaded)))
+            self._loaded[key] = self._read(source, as_result)
+        return self._loaded[key]
+
+    def release(self) -> None:
+        """Keep no model, for a check that loads another one itself."""
+        self._loaded.clear()
+
+    def _read(self, source: str, as_result: StageResult | None) -> Artifact:
         if as_result is None:
             return load_artifact(source, self.device, trust=self.trust)
         # A base of the stage's own has no tokenizer beside it.
