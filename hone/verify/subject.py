@@ -32,7 +32,7 @@ from hone.vocabulary import add_tokens
 OWN_BASE = "base"  # the folder of a stage that stands on a model of its own
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StageResult:
     """A stage that is done. index: from 0. folder: the stage's; model: its result in there."""
 
