@@ -8,7 +8,7 @@ IN_RANGE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 # `make setup PYTHON=/path/to/python3.12` names the interpreter; otherwise the first of these that fits is used.
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 
-.PHONY: setup quickstart test test-quick bench lint fix \
+.PHONY: setup quickstart test test-quick bench estimate lint fix \
     test-e2e-quick test-e2e-workflow test-e2e-real-model test-e2e-full test-e2e-all
 
 setup: $(STAMP)
@@ -61,6 +61,9 @@ bench: setup
 	$(BIN)/python -m benchmarks.sft
 	$(BIN)/python -m benchmarks.dpo
 	$(BIN)/python -m benchmarks.grpo
+
+estimate: setup
+	$(BIN)/python -m benchmarks.estimate
 
 lint: setup
 	$(BIN)/ruff check .

@@ -7,10 +7,17 @@ is measured in a fresh process above its floor after the imports. Memory does no
 so the machine need not be quiet.
 """
 
+import argparse
 import json
+import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
 
 from benchmarks import reward
 from benchmarks.workload import Shape, Workload, write_workload
@@ -95,7 +102,8 @@ def write_recipe(case: Case, place: Path) -> Path:
         **case.settings,
     }
     if case.method == "pretrain":
-        stage["data"] = {"path": stage["data"], "format": "text", "columns": {"text": "prompt"}}
+        columns = {"text": "completion"}
+        stage["data"] = {"path": stage["data"], "format": "text", "columns": columns}
     if case.method == "grpo":
         stage |= {
             "rewards": [f"{Path(reward.__file__).resolve()}:{reward.even.__name__}"],
@@ -108,3 +116,62 @@ def write_recipe(case: Case, place: Path) -> Path:
     path = place / "recipe.yaml"
     path.write_text(json.dumps(recipe))
     return path
+
+
+def measure_case(case: Case, place: Path) -> dict[str, Any]:
+    """Estimate and measured figures of a case, as plain values."""
+    from hone.estimate.examine import estimate_recipe
+    from hone.estimate.measure import STEPS, measure_peak
+    from hone.recipe.load import load_recipe
+
+    loaded = load_recipe(write_recipe(case, place))
+    (estimate,) = estimate_recipe(loaded, steps=STEPS)
+    measured = measure_peak(loaded)
+    error = estimate.peak / measured.peak - 1
+    return {"estimate": estimate.as_json(), "measured": vars(measured), "error": error}
+
+
+def make_table(found: dict[str, dict[str, Any]]) -> Table:
+    """A row for each case, megabytes."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("recipe")
+    table.add_column("model")
+    for name in ("estimate", "measured", "error"):
+        table.add_column(name, justify="right")
+    table.add_column("highest in")
+    for name, each in found.items():
+        estimate, measured = each["estimate"], each["measured"]
+        table.add_row(
+            name,
+            GRID[name].shape,
+            f"{estimate['peak'] / 1e6:,.0f} MB",
+            f"{measured['peak'] / 1e6:,.0f} MB",
+            f"{each['error']:+.1%}",
+            estimate["phase"],
+        )
+    return table
+
+
+def main() -> int:
+    """Measure the grid and print it; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=GRID, default=list(GRID), metavar="NAME")
+    parser.add_argument("--json", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    from hone.stages.run import quieten_libraries
+
+    quieten_libraries()
+    console, found = Console(), {}
+    with tempfile.TemporaryDirectory(prefix="hone-estimate-") as place:
+        for name in arguments.only:
+            with console.status(name):
+                found[name] = measure_case(GRID[name], Path(place))
+            console.print(f"{name}: {found[name]['error']:+.1%}", highlight=False)
+    console.print(make_table(found))
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(found, indent=2))
+    return int(any(abs(each["error"]) > LIMIT for each in found.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

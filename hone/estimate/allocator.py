@@ -13,12 +13,12 @@ LIBRARIES = 28 * 10**6  # bytes of code and tables that are touched after the im
 TOKEN = 1_050  # bytes of a tokenizer for each of its tokens
 TOP = 15 * 10**6  # free bytes at the heap's end that are not given back
 HOLES = 0.4  # of the most that a forward takes: what stays resident between its blocks
-# The same where blocks as large as weights come and go between activations: unpacked weights,
-# PEFT's own forward of DoRA and stacked adapters.
+# The same where blocks as large as weights come and go between activations: weights that are
+# unpacked or cast, PEFT's own forward of DoRA.
 HOLES_BETWEEN = 0.6
 # The same with checkpointing, of what the forward would take without it: layers that are computed
 # again land between what is kept.
-HOLES_AGAIN = 0.55
+HOLES_AGAIN = 0.45
 
 
 def resident(

@@ -24,7 +24,7 @@ from hone.estimate.shadow import make_shadow, prepare
 from hone.estimate.storages import counted
 from hone.forecast import DiskForecast, forecast_disk
 from hone.model_files import Trust
-from hone.models import choose_token_budget, new_model
+from hone.models import LARGEST_BUDGET, LanguageModel, choose_token_budget, new_model
 from hone.recipe.load import LoadedRecipe
 from hone.recipe.policy import Grpo
 from hone.recipe.schema import NewModel, Recipe
@@ -185,10 +185,24 @@ def standing_bytes(subject: Subject) -> int:
 
 
 def precision_of(subject: Subject) -> Precision:
-    """The stage's number formats on its device."""
+    """The stage's number formats on its device; a GPU that is not there multiplies bf16 fast."""
     settings = subject.settings
     full = isinstance(settings.trains, Full)
-    return choose_precision(settings.precision, subject.device, trains_weights=full)
+    auto = settings.precision == "auto" and is_absent(subject.device)
+    wished = "bf16" if auto else settings.precision
+    return choose_precision(wished, subject.device, trains_weights=full)
+
+
+def is_absent(device: torch.device) -> bool:
+    """True for a GPU that this machine does not have."""
+    return device.type == "cuda" and not torch.cuda.is_available()
+
+
+def budget_of(model: LanguageModel, settings: TrainingStage, device: torch.device) -> int:
+    """Tokens computed at once, as the run chooses them; those of a large GPU where it is absent."""
+    if is_absent(device):
+        return settings.token_budget or LARGEST_BUDGET[device.type]
+    return choose_token_budget(model, settings, device)
 
 
 def pieces_of(subject: Subject) -> Pieces:
@@ -200,7 +214,7 @@ def pieces_of(subject: Subject) -> Pieces:
     module = prepare(causal, settings, precision, subject.before)
     with counted():
         model = make_shadow(module, causal, settings, precision)
-        budget = choose_token_budget(model, settings, device)
+        budget = budget_of(model, settings, device)
         layout = model.layout
         del model
     return find_pieces(subject.material, settings, budget, layout, subject.material.total_steps)
@@ -226,7 +240,7 @@ def estimate_stage(
     module = prepare(causal, settings, precision, subject.before)
     with counted() as storages:
         model = make_shadow(module, causal, settings, precision)
-        at_once = budget or choose_token_budget(model, settings, device)
+        at_once = budget or budget_of(model, settings, device)
         material = subject.material
         if pieces is None and material is not None:
             total = min(steps or material.total_steps, material.total_steps)

@@ -136,7 +136,8 @@ def trace(
         again = run_step(storages, model, pieces, wants_entropies=False)
         found.whole_forward = again.forward
     adapter = settings.trains
-    found.between = isinstance(adapter, LowRank) and (adapter.dora or isinstance(adapter, QLora))
+    weighty = isinstance(adapter, LowRank) and (adapter.dora or isinstance(adapter, QLora))
+    found.between = weighty or model.precision.casts
     standing += found.gradients
     phases["update"] = Phase(standing, update_bytes(model, settings.optimizer))
     if pieces.held_out:
