@@ -97,6 +97,9 @@ def test_the_recipe_for_reinforcement(tmp_path: Path) -> None:
     assert len(told) == 2 * 8 and set(told[0]["rewards"]) == {"correct", "format", "brief"}
 
 
+UNPROVEN = {"run": 3, "verify": 1}  # exit codes: so small a model gains little of a few rows
+
+
 def red(folder: Path) -> set[str]:
     """The checks that failed."""
     verdicts = json.loads((folder / "runs/first/verify/verify.json").read_text())
@@ -121,10 +124,10 @@ def test_the_commands_of_the_readme(tmp_path: Path) -> None:
     lines = [line for line in own_data.splitlines() if line.startswith("    .venv/bin/hone ")]
     commands = [shlex.split(line, comments=True)[1:] for line in lines]
     assert [command[0] for command in commands] == [
-        *("init", "doctor", "check", "data", "run", "resume", "generate", "chat"),
-        "reproduce",
+        *("init", "doctor", "check", "check", "estimate", "data", "run", "resume"),
+        *("verify", "evaluate", "generate", "chat", "reproduce", "compare"),
     ]
     for command in commands:
-        hone(tmp_path, *command, expect=3 if command[0] == "run" else 0)
-    assert red(tmp_path) == {"loss"}, "so small a model gains little of a few rows"
+        hone(tmp_path, *command, expect=UNPROVEN.get(command[0], 0))
+    assert red(tmp_path) == {"loss"}
     assert (tmp_path / "runs" / "first" / "DONE").exists()

@@ -48,11 +48,7 @@ def check(
         fault = {"severity": "error", "message": error.message, "hint": error.hint}
         print_json({"ok": False, "findings": [fault]})
         return error.exit_code
-    from hone.stages.run import check_recipe
-
-    findings = check_recipe(loaded)
-    if _is_well(findings):
-        findings += _check_memory(loaded)
+    findings = find_all(loaded)
     rehearsal = None
     if rehearse and _is_well(findings):
         rehearsal = _rehearse(loaded)
@@ -74,6 +70,14 @@ def check(
             print("not rehearsed, for what is wrong already")
         print(f"{recipe}: {'nothing is wrong' if ok else 'this cannot be carried out'}")
     return 0 if ok else 1
+
+
+def find_all(loaded: "LoadedRecipe") -> "list[Finding]":
+    """What is wrong with data and model; where nothing is, whether the memory will suffice."""
+    from hone.stages.run import check_recipe
+
+    findings = check_recipe(loaded)
+    return findings + _check_memory(loaded) if _is_well(findings) else findings
 
 
 def _is_well(findings: "list[Finding]") -> bool:

@@ -97,9 +97,9 @@ def _run_to_replace(loaded: "LoadedRecipe", name: str, runs: Path, yes: bool) ->
 
 
 def _check_thoroughly(loaded: "LoadedRecipe") -> None:
-    from hone.stages.run import check_recipe
+    from hone.cli.check import find_all
 
-    for finding in check_recipe(loaded):
+    for finding in find_all(loaded):
         if finding.severity == "error":
             message = f"{finding.message}; nothing was deleted"
             raise UserError(message, hint=finding.hint, exit_code=2)
