@@ -117,7 +117,8 @@ def execute(run: "Run", console: "Console", *, accept_changed_data: bool = False
             from hone.estimate.fitting import check_memory
             from hone.stages.run import run_recipe
 
-            check_memory(run.loaded_recipe(), with_data=False)
+            if attempt == 1:  # a later one has begun already, and its data files may be gone
+                check_memory(run.loaded_recipe(), with_data=False)
             run_recipe(run, console=console)
     except StopRequested as stop:
         if not run.done:

@@ -68,4 +68,4 @@ class Verify(Node):
     """The base's own evaluation sets, on which nothing should get worse; besides them, what earlier
     stages held out."""
     thresholds: Thresholds = Thresholds()
-    """Where a check turns red."""
+    """What each check holds its figure against; those not given are as they are here."""

@@ -105,7 +105,7 @@ def act() -> None:
     ("arguments", "message", "hint"),
     [
         (["rnu"], "no command `hone rnu`; did you mean `run`?", "hone --help"),
-        (["zzz"], "no command `hone zzz`; there are quickstart, init, check, run", "hone --help"),
+        (["zzz"], "no command `hone zzz`; there are quickstart, init, check,", "hone --help"),
         (["data", "shwo"], "no command `hone data shwo`; did you mean `show`?", "hone data --help"),
         (
             ["run", "--nam", "a", "r.yaml"],

@@ -455,7 +455,7 @@ def test_plain_text_uses_no_template(tmp_path: Path) -> None:
     assert not run(write_rows(tmp_path / "b.jsonl", ROWS)).plain
 
 
-MILLION = """
+MANY = """
 import json, sys
 from pathlib import Path
 import torch, transformers
@@ -463,21 +463,22 @@ from hone.data.prepare import split_held_out
 from tests.data.test_prepare import run
 path = Path(sys.argv[1])
 with path.open("w") as file:
-    for i in range(1_000_000):
+    for i in range(200_000):
         file.write(json.dumps({"prompt": f"{i} plus one?", "completion": f" {i + 1}"}) + "\\n")
 prepared = run(path)
 split_held_out(prepared, 0.01, 0)
-prepared.sample(999_999)
+prepared.sample(199_999)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(len(prepared), int(peak.split()[1]) * 1024)
 """
 
 
 @pytest.mark.slow
-def test_a_million_rows_need_less_than_two_gigabytes(tmp_path: Path) -> None:
-    arguments = [sys.executable, "-c", MILLION, str(tmp_path / "a.jsonl")]
+def test_rows_are_streamed(tmp_path: Path) -> None:
+    """Even if all of it grew with the rows, a million of them would stay under 2 GB."""
+    arguments = [sys.executable, "-c", MANY, str(tmp_path / "a.jsonl")]
     root = Path(__file__).parents[2]
     done = subprocess.run(arguments, capture_output=True, text=True, cwd=root, check=True)
     count, peak_bytes = map(int, done.stdout.split())
-    assert count == 1_000_000
-    assert peak_bytes < 2e9
+    assert count == 200_000
+    assert peak_bytes < 2e9 / 5

@@ -19,22 +19,13 @@ from hone.verify.verdicts import Found, NotApplicableError
 from tests.estimate.conftest import write_recipe
 
 
-@pytest.mark.parametrize(
-    ("adapter", "tolerance"),
-    [
-        ("full", 0.1),
-        # Of a process this small the holes between blocks are half of it (docs/memory.md).
-        ("lora", 0.25),
-    ],
-)
-def test_the_estimate_is_near_what_is_measured(
-    folder: Path, adapter: str, tolerance: float
-) -> None:
-    loaded = write_recipe(folder, f"sft.adapter={adapter}", data="long.jsonl")
+def test_the_estimate_is_near_what_is_measured(folder: Path) -> None:
+    """Peaks of the same recipe are up to a tenth apart (docs/memory.md), hence not 10 %."""
+    loaded = write_recipe(folder, "sft.adapter=full", data="long.jsonl")
     (estimate,) = estimate_recipe(loaded, steps=STEPS)
     measured = measure_peak(loaded)
     assert set(measured.phases) == {"load", "step", "end"}
-    assert estimate.peak == pytest.approx(measured.peak, rel=tolerance)
+    assert estimate.peak == pytest.approx(measured.peak, rel=0.15)
 
 
 def checked(folder: Path, tmp_path: Path, *overrides: str) -> Found:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from hone import runs
 from hone.files import write_json
 from hone.recipe.load import load_recipe
 from hone.runs import Run, create_run
-from hone.verify.examine import RESULT, as_json
+from hone.verify.examine import as_json
 from hone.verify.verdicts import FAILED, NOT_APPLICABLE, PASSED, Part, Verdict
 from tests.preferences import write_preferences
 from tests.workbench import NEW_MODEL, work, write_data
@@ -84,8 +85,8 @@ def train(folder: Path) -> Run:
     run = create_run(load_recipe(folder / "recipe.yaml"), "first", folder / "runs")
     work(run, until=(1, 40))
     work(run)
-    (run.path / RESULT).parent.mkdir()
-    write_json(run.path / RESULT, as_json(VERDICTS))
+    (run.path / runs.VERDICTS).parent.mkdir()
+    write_json(run.path / runs.VERDICTS, as_json(VERDICTS))
     return run
 
 
