@@ -101,7 +101,12 @@ def init(
         if found.has_template:
             settings["data"]["template"] = "auto"
             note("the model has a chat template of its own, which goes before the profile's")
-    recipe = {"model": _in_recipe(model, folder), "seed": 0, "stages": [{method: settings}]}
+    recipe = {
+        "model": _in_recipe(model, folder),
+        "seed": 0,
+        "stages": [{method: settings}],
+        "verify": {},
+    }
     _write(file, _text_of(recipe, file))
     shown = shlex.quote(str(file))
     print(f"wrote {file}")
@@ -208,7 +213,7 @@ def _text_of(recipe: dict[str, Any], file: Path) -> str:
 # What is not given here comes from the profile, if one is named, then from the defaults:
 #   hone recipe show {name}   every value, its meaning and where it is from
 #   hone check {name}         what is wrong with it, the data and the model
-#   hone run {name}           train
+#   hone run {name}           train, and verify what came of it
 
 """
     return start + "\n".join(resolved_lines(recipe, None, help_in(recipe))) + "\n"

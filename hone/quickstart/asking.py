@@ -1,7 +1,7 @@
-"""The quickstart's held-out questions, put to a saved result in a fresh process.
+"""The quickstart's held-out questions, put to the saved results in a fresh process.
 
-`python -m hone.quickstart.asking RUN --stage N --questions FILE` loads the result and prints JSON;
-`ask_in_fresh_process` starts it. Rows of the file: {"prompt", "answer", "kind"}, two answers
+`python -m hone.quickstart.asking RUN --questions FILE` loads one result after the other and prints
+JSON; `ask_in_fresh_process` starts it. Rows of the file: {"prompt", "answer", "kind"}, two answers
 {"chosen", "rejected"} of which the first should be the likelier one, and what the environment's
 tasks have. Answers are greedy.
 """
@@ -112,21 +112,24 @@ def most_reward(settings: "Settings") -> float:
     return total(Score(dict(make_environment(settings).full_marks)), settings.weights)
 
 
-def ask_in_fresh_process(run: Path, stage: int, questions: Path) -> Evaluation:
-    """Load the result of a run's stage (from 0) in a process of its own, and ask it everything."""
-    words = [str(run), "--stage", str(stage), "--questions", str(questions)]
+def ask_in_fresh_process(run: Path, questions: Path) -> list[Evaluation]:
+    """Load the results of a run, stage after stage, in a process of its own, and ask them all."""
+    words = [str(run), "--questions", str(questions)]
     command = [sys.executable, "-m", "hone.quickstart.asking", *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found = json.loads(done.stdout)
-    measures = {name: Measure(**measure) for name, measure in found["measures"].items()}
-    return Evaluation(found["answers"], measures)
+    return [
+        Evaluation(
+            found["answers"],
+            {name: Measure(**measure) for name, measure in found["measures"].items()},
+        )
+        for found in json.loads(done.stdout)
+    ]
 
 
 def main() -> None:
-    """Answer the questions and print the evaluation as JSON."""
+    """Answer the questions and print the evaluations as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--stage", type=int, required=True)
     parser.add_argument("--questions", type=Path, required=True)
     given = parser.parse_args()
     from hone.device import use_threads
@@ -136,9 +139,9 @@ def main() -> None:
     run = Run(given.run.resolve())
     use_threads(run.read_lock_json()["threads"])
     environment = find_environment(run.loaded_recipe().recipe)
-    found = ask(load_result(run, given.stage), given.questions, environment)
-    measures = {name: asdict(measure) for name, measure in found.measures.items()}
-    print(json.dumps({"answers": found.answers, "measures": measures}))
+    stages = range(len(run.stage_folders()))
+    found = [ask(load_result(run, stage), given.questions, environment) for stage in stages]
+    print(json.dumps([asdict(evaluation) for evaluation in found]))
 
 
 if __name__ == "__main__":

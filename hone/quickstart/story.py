@@ -80,10 +80,7 @@ def run_quickstart(
     run = open_or_create(folder, files, overrides)
     if not run.done:
         train(run, folder, console)
-    evaluations = {
-        stage.name.partition("-")[2]: ask(run, index, files, console)
-        for index, stage in enumerate(run.stage_folders())
-    }
+    evaluations = ask(run, files, console)
     environment = find_environment(run.loaded_recipe().recipe)
     assert environment is not None, "the quickstart's recipe has a stage with an environment"
     most = most_reward(environment)
@@ -147,10 +144,12 @@ def train(run: Run, folder: Path, console: Console) -> None:
         raise
 
 
-def ask(run: Run, stage: int, files: CorpusFiles, console: Console) -> Evaluation:
-    """The held-out questions, put to the saved result of a stage in a fresh process."""
-    with console.status(f"asking held-out questions after stage {stage + 1}"):
-        return ask_in_fresh_process(run.path, stage, files.evaluation)
+def ask(run: Run, files: CorpusFiles, console: Console) -> dict[str, Evaluation]:
+    """The held-out questions, put to the saved result of each stage in a fresh process."""
+    methods = [stage.name.partition("-")[2] for stage in run.stage_folders()]
+    with console.status("asking held-out questions after each stage"):
+        found = ask_in_fresh_process(run.path, files.evaluation)
+    return dict(zip(methods, found, strict=True))
 
 
 def verify(run: Run, console: Console) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def test_stage_and_profile_are_those_that_fit_the_data(
 ) -> None:
     recipe = made(*MODEL, "--data", data).recipe
     assert recipe.stages[0].method == method
+    assert recipe.verify is not None
     settings = recipe.stages[0].settings
     assert settings.profile == profile
     assert settings.data.path == (str(here / data) if "/" not in data else data)

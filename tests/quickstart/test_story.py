@@ -23,6 +23,7 @@ SHORT = [
     "dpo.steps=2",
     "grpo.steps=1",
     "grpo.batch.samples=2",
+    "verify.samples=4",
     "threads=1",
 ]
 FEW = dict.fromkeys(KINDS, 4)
@@ -47,6 +48,10 @@ def test_everything_is_where_it_should_be(folder: Path) -> None:
         for measure in measures.values():
             assert measure["low"] <= measure["mean"] <= measure["high"]
     assert summary["most_reward"] == 1
+    assert not summary["verified"]["passed"], "so few steps prove nothing"
+    checks = summary["verified"]["checks"]
+    assert (checks["artifacts"], checks["masks"], checks["loss"]) == ("passed", "passed", "failed")
+    assert "learning" in (folder / "runs/quickstart/report.html").read_text()
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "runs/quickstart/DONE").exists()
 
