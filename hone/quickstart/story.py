@@ -56,9 +56,9 @@ TITLE = "held-out questions after each stage, in % (95 % bootstrap intervals)"
 CAPTION = """\
 Greedy answers of each saved result, loaded again in a fresh process.
 right            what the answer says, however it is worded
-well formed      it ends with the sentence "The answer is ..."
-pairs preferred  the preferred one of two right answers is likelier: by its whole
-                 log-probability, summed over tokens, without a reference
+well formed      it ends with "Happy to help!", as the preferred ones do
+pairs preferred  the preferred one of two right answers is likelier: by its
+                 whole log-probability, summed over tokens, without a reference
 mean reward      of the sums, by the recipe's environment; 100 % is {most:g}
 """
 

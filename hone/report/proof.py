@@ -84,6 +84,7 @@ class Proof:
         because they are of other sizes.
         """
         ends = [end for _, part in self.measured for end in part.interval or ()]
+        ends += [part.threshold for _, part in self.measured if part.threshold is not None]
         low, high = min(0.0, *ends, 0.0), max(1.0, *ends, 1.0)
         return (low, high) if high - low <= WIDEST else None
 

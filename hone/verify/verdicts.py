@@ -81,7 +81,10 @@ def join_parts(parts: Sequence[Part]) -> Found:
     """
     made = [part for part in parts if part.status != NOT_APPLICABLE]
     if not made:
-        reasons = dict.fromkeys(part.reason for part in parts)
+        names: dict[str, list[str]] = {}
+        for part in parts:
+            names.setdefault(part.reason, []).append(part.of)
+        reasons = (f"{', '.join(of)}: {reason}" for reason, of in names.items())
         raise NotApplicableError("; ".join(reasons))
     failed = [part for part in made if part.status == FAILED]
     shown = (failed or made)[0]

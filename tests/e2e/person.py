@@ -106,11 +106,14 @@ class Person:
 def judged(person: Person, run: str) -> dict[str, Any]:
     """The outcome of `hone verify`, whose exit code has to say the same; for the report, too."""
     person.hone("verify", run, expect=(0, 1))
-    code = person.commands[-1]["exit_code"]
-    written: dict[str, Any] = json.loads(
-        (person.folder / "runs" / run / "verify" / "verify.json").read_text()
-    )
-    assert written["passed"] == (code == 0)
+    return verdicts_of(person, run)
+
+
+def verdicts_of(person: Person, run: str) -> dict[str, Any]:
+    """What the last command has found by verifying a run, with which its exit code has to agree."""
+    path = person.folder / "runs" / run / "verify" / "verify.json"
+    written: dict[str, Any] = json.loads(path.read_text())
+    assert written["passed"] == (person.commands[-1]["exit_code"] == 0)
     person.commands[-1]["verdicts"] = {
         check["name"]: check["status"] for check in written["checks"]
     }

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.e2e.person import Person, judged
+from tests.e2e.person import Person, verdicts_of
 from tests.workbench import NEW_MODEL, write_data
 
 pytestmark = [pytest.mark.e2e_workflow, pytest.mark.timeout(120)]
@@ -19,7 +19,7 @@ def test_from_init_to_verify(person: Person) -> None:
     (person.folder / "base.yaml").write_text(NEW_MODEL + BASE)
     person.hone("run", "base.yaml", "--name", "base")
 
-    person.hone("init", "--model", MODEL, "--data", "chat.jsonl", "--steps", "60", "--yes")
+    person.hone("init", "--model", MODEL, "--data", "chat.jsonl", "--steps", "40", "--yes")
     assert person.json("check", "recipe.yaml")["ok"]
 
     metrics = person.folder / "runs/first/stages/1-sft/metrics.jsonl"
@@ -28,7 +28,8 @@ def test_from_init_to_verify(person: Person) -> None:
     stopped = person.interrupt(*run, at=metrics, step=10, signum=signal.SIGTERM)
     assert stopped == 128 + signal.SIGTERM
     assert person.json("show", "first")["status"]["state"] == "stopped"
-    person.hone("resume", "first")
+    person.hone("resume", "first", expect=(0, 3))
+    verdicts_of(person, "first")
 
     shown = person.json("show", "first")
     assert shown["status"]["state"] == "succeeded"
@@ -41,5 +42,4 @@ def test_from_init_to_verify(person: Person) -> None:
     prompt = "What is 3 plus 4?"
     (answer,) = person.json("generate", "first", "--prompt", prompt, "--max-tokens", "8")
     assert answer["prompt"] == prompt
-    judged(person, "first")
     person.hone("remove", "base", "--yes", expect=(0, 2))
