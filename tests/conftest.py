@@ -25,6 +25,9 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["MPLBACKEND"] = "agg"
+# bitsandbytes, which PEFT imports where it is installed, has functions compiled as it is imported:
+# a second of every command. `test_exact_kinds.py` and `test_gpu.py` leave them compiled.
+os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 # The same examples in every run, but with HONE_FUZZ (tests/fuzz.py); a shared machine must not make
 # a test fail for its pace.

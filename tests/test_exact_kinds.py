@@ -28,7 +28,10 @@ STAGES = [
 ]
 
 
-def test_killed_in_three_stages_and_resumed(tmp_path: Path) -> None:
+def test_killed_in_three_stages_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE")  # with compiled functions, as a person has them
     write_data(tmp_path)
     recipe = NEW_MODEL + "stages:\n" + "".join(f"  - {stage}\n" for stage in STAGES)
     (tmp_path / "recipe.yaml").write_text(recipe)

@@ -19,6 +19,12 @@ pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(autouse=True)
+def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlexAttention is meant to be compiled."""
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE")
+
+
+@pytest.fixture(autouse=True)
 def exact_products():
     """Full fp32 products: TF32 would hide what is compared."""
     torch.backends.cuda.matmul.allow_tf32 = False
