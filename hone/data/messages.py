@@ -43,6 +43,18 @@ def checked_messages(value: Any, name: str) -> list[Message]:
     ]
 
 
+def checked_prompt(value: Any, name: str) -> str | list[Message]:
+    """What is asked: a text, or messages of which there is at least one. name: in words, for
+    RowError.
+    """
+    if not isinstance(value, list):
+        return checked_text(value, name)
+    messages = checked_messages(value, name)
+    if not messages:
+        raise RowError(f"{name} is a list without messages")
+    return messages
+
+
 def _checked_message(message: Any, name: str) -> Message:
     if not isinstance(message, dict):
         raise RowError(

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hone.data.messages import checked_messages, checked_text
+from hone.data.messages import checked_prompt
 from hone.data.rows import BadRow, RowError, missing_key
 from hone.data.sources import open_source
 from hone.errors import UserError
@@ -73,13 +73,7 @@ def _task(
     for column in (prompt, *needed):
         if values.get(column) is None:
             raise RowError(missing_key(column, values))
-    asked = values[prompt]
-    if isinstance(asked, list):
-        asked = checked_messages(asked, f"`{prompt}`")
-        if not asked:
-            raise RowError(f"`{prompt}` is a list without messages")
-    else:
-        asked = checked_text(asked, f"`{prompt}`")
+    asked = checked_prompt(values[prompt], f"`{prompt}`")
     columns = {key: value for key, value in values.items() if key != prompt}
     return Task(index, asked, columns, gold(values), place)
 

@@ -30,7 +30,7 @@ from hone.data.formats import (
     needed_columns,
     recognise,
 )
-from hone.data.messages import Message, checked_messages, checked_text
+from hone.data.messages import Message, checked_prompt, checked_text
 from hone.data.rows import BadRow, RowError, kind_of, listed, missing_key
 from hone.data.sources import Source, open_source
 from hone.data.tools import Tools
@@ -198,14 +198,7 @@ class _Reader:
         name = self.data.columns.prompt
         if values.get(name) is None:
             raise RowError(missing_key(name, values))
-        prompt = values[name]
-        if isinstance(prompt, list):
-            prompt = checked_messages(prompt, f"`{name}`")
-            if not prompt:
-                raise RowError(f"`{name}` is a list without messages")
-        else:
-            prompt = checked_text(prompt, f"`{name}`")
-        return Question(index, place, prompt)
+        return Question(index, place, checked_prompt(values[name], f"`{name}`"))
 
     def _answers(self, values: dict[str, Any]) -> tuple[str, ...]:
         name = self.columns.answer

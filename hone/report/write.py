@@ -9,17 +9,16 @@ import base64
 import json
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from hone.concealing import conceal, variables_in
+from hone.concealing import variables_in
 from hone.files import write_whole
 from hone.report import words
 from hone.report.charts import draw, sparkline, whisker
 from hone.report.collect import Report, StageReport, collect
 from hone.report.curves import column, stage_charts
+from hone.report.templates import open_templates
 from hone.runs import Run
 
 RESULT = "report.html"
@@ -41,19 +40,7 @@ def write_report(run: Run, path: Path | None = None) -> Path:
 
 def render(report: Report, variables: list[tuple[str, str]]) -> str:
     """The page. variables: (name, value) of what must not be on it."""
-
-    def hidden(value: Any) -> Any:
-        theirs = isinstance(value, str) and not isinstance(value, Markup)
-        return conceal(value, variables) if theirs else value
-
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=hidden,
-    )
+    environment = open_templates(FOLDER, variables)
     environment.filters |= {
         "number": words.number,
         "brief": words.brief,

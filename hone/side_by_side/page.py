@@ -6,17 +6,16 @@ passes `finalize`, which puts `${NAME}` back for what the environment has for it
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from hone.concealing import conceal, variables_in
+from hone.concealing import variables_in
 from hone.files import write_whole
 from hone.report import words
 from hone.report.charts import Chart, Series, draw, smoothed
 from hone.report.curves import column
+from hone.report.templates import open_templates
 from hone.report.write import FOLDER as REPORT
 from hone.report.write import policy
 from hone.side_by_side.compare import SideBySide
@@ -37,19 +36,7 @@ def render(found: SideBySide) -> str:
     """The page as text."""
     runs = found.first, found.second
     variables = [pair for run in runs for pair in variables_in(json.dumps(run.resolved()))]
-
-    def hidden(value: Any) -> Any:
-        theirs = isinstance(value, str) and not isinstance(value, Markup)
-        return conceal(value, variables) if theirs else value
-
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=hidden,
-    )
+    environment = open_templates(FOLDER, variables)
     environment.filters |= {"number": words.number, "value": words.value}
     environment.globals |= {"asked": asked, "said": said, "verdict": verdict, "strip": strip}
     script, style = (Markup((REPORT / name).read_text()) for name in ("page.js", "page.css"))

@@ -31,6 +31,16 @@ def short_run(folder: Path, name: str, model: str = "base", **changes: Any) -> R
     return run_stage(folder, name, {"sft": {**SFT, **changes}}, model)
 
 
+def mix_answers(folder: Path) -> None:
+    """Every row of sft.jsonl gets the answer of another question."""
+    path = folder / "sft.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    answers = [row["messages"][1] for row in rows]
+    for row, answer in zip(rows, answers[37:] + answers[:37], strict=True):
+        row["messages"][1] = answer
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def run_stage(folder: Path, name: str, stage: dict[str, Any], model: Any = "base") -> Run:
     """A run of one stage, as it stands in a recipe."""
     recipe = {"model": model, "seed": 7, "threads": 1, "stages": [stage], "verify": {}}

@@ -6,7 +6,6 @@ again in another way, or a file changed behind Hone's back.
 """
 
 import json
-import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from hone.runs import Run
 from hone.verify.examine import CHECKS, verify
 from hone.verify.verdicts import FAILED, NOT_APPLICABLE, PASSED
 from tests.verify.ground import copy_of, read_rows, variant, write_rows
-from tests.verify.short import short_run
+from tests.verify.short import mix_answers, short_run
 from tests.verify.tampering import accept, flip_bit
 from tests.workbench import work
 
@@ -86,14 +85,7 @@ def test_a_learning_rate_of_0(workshop: Path) -> None:
 
 def test_shuffled_labels(green: Run, workshop: Path) -> None:
     """A stage on top of the first one, with the answers of other questions."""
-    rows = read_rows(workshop / "sft.jsonl")
-    answers = [row["messages"][1] for row in rows]
-    random.Random(0).shuffle(answers)
-    mixed = [
-        {"messages": [row["messages"][0], answer]}
-        for row, answer in zip(rows, answers, strict=True)
-    ]
-    write_rows(workshop / "sft.jsonl", mixed)
+    mix_answers(workshop)
     known = str(green.path / "stages/1-sft/model")
     assert red(short_run(workshop, "shuffled", known, steps=16)) == {"loss", "learning"}
 

@@ -16,7 +16,7 @@ from hone.verify.subject import StageResult, Subject
 from hone.verify.verdicts import FAILED, PASSED, NotApplicableError, Part
 from tests.tiny import random_samples
 from tests.verify.ground import read_rows, write_rows
-from tests.verify.short import load_plainly, logprobs_of, short_run, with_settings
+from tests.verify.short import load_plainly, logprobs_of, mix_answers, short_run, with_settings
 
 
 def part(run: Run, name: str, **settings: Any) -> Part:
@@ -159,13 +159,7 @@ def test_a_learning_rate_of_zero_turns_it_red(workshop: Path) -> None:
 
 def test_shuffled_labels_turn_it_red(workshop: Path, green: Run) -> None:
     """From a model that knows answers and their form, answers of other questions are learnt."""
-    rows = read_rows(workshop / "sft.jsonl")
-    answers = [row["messages"][1] for row in rows]
-    mixed = answers[37:] + answers[:37]
-    write_rows(
-        workshop / "sft.jsonl",
-        [{"messages": [row["messages"][0], a]} for row, a in zip(rows, mixed, strict=True)],
-    )
+    mix_answers(workshop)
     known = str(Subject(green).stages[0].model)
     found = check_learning(Subject(short_run(workshop, "shuffled", model=known, steps=16)))
     assert not found.passed and found.parts[0].details["worse"] > 0.5

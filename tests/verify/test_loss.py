@@ -23,6 +23,7 @@ from tests.verify.ground import read_rows, write_rows
 from tests.verify.short import (
     load_plainly,
     logprobs_of,
+    mix_answers,
     part_of,
     run_stage,
     short_run,
@@ -85,13 +86,7 @@ def test_a_learning_rate_of_zero_turns_it_red(workshop: Path) -> None:
 
 def test_shuffled_labels_turn_it_red(workshop: Path, green: Run) -> None:
     """From a model that knows answers and their form, answers of other questions are learnt."""
-    rows = read_rows(workshop / "sft.jsonl")
-    answers = [row["messages"][1] for row in rows]
-    mixed = answers[37:] + answers[:37]
-    write_rows(
-        workshop / "sft.jsonl",
-        [{"messages": [row["messages"][0], a]} for row, a in zip(rows, mixed, strict=True)],
-    )
+    mix_answers(workshop)
     known = str(Subject(green).stages[0].model)
     found = check_loss(Subject(short_run(workshop, "shuffled", model=known, steps=16)))
     assert not found.passed and found.value is not None and found.value < 0
